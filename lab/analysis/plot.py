@@ -1,0 +1,188 @@
+"""memory.png: a run's memory over its steps with every reload, and below it what it learned."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lab.analysis.curves import BINS, Curves, Points, read_curves, smoothed, thinned
+from lab.config import Config, ConfigError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+LABELS = 12  # reload reasons that fit side by side
+TITLE = 80  # letters
+NEAR = 1.6  # a limit this many times above the highest memory still leaves the curves their height
+
+INK, MUTED, GRID = "#1f2933", "#7b8794", "#e4e7eb"
+COLOURS = {
+    "process": "#0b7285",
+    "active": "#e8590c",
+    "cache": "#f2b705",
+    "peak": "#c92a2a",
+    "reload": "#5f3dc4",
+    "loss": "#1864ab",
+    "val": "#2b8a3e",
+}
+
+
+def plot_run(run_dir: Path) -> Path:
+    """Draw ``memory.png`` in a run's folder, from its files alone, and return its path.
+
+    Memory is in GB of 2^30 bytes. A run without rows gives empty axes.
+
+    Raises:
+        OSError: the picture cannot be written.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    curves, config = read_curves(run_dir), _config(run_dir)
+    figure = Figure(figsize=(8, 16 / 3), dpi=150, layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(1.6, 1))
+    for axes in (upper, lower):
+        _plain(axes)
+    _draw_memory(upper, curves, config)
+    _draw_loss(lower, curves)
+    name = config.name if config is not None else run_dir.name
+    name = name if len(name) <= TITLE else name[: TITLE - 1] + "…"
+    upper.set_title(name, loc="left", color=INK, fontsize=11, fontweight="bold", pad=20)
+    figure.align_ylabels()
+    path = run_dir / "memory.png"
+    temporary = path.with_name("memory.tmp.png")  # nobody sees half a picture
+    figure.savefig(temporary)
+    temporary.replace(path)
+    return path
+
+
+def _draw_memory(axes: Axes, curves: Curves, config: Config | None) -> None:
+    styles: dict[str, dict[str, Any]] = {
+        "peak": {"lw": 0.9, "ls": (0, (4, 2)), "label": "MLX peak"},
+        "cache": {"lw": 0.9, "label": "MLX cache"},
+        "active": {"lw": 1.1, "label": "MLX active"},
+        "process": {"lw": 1.7, "label": "process"},
+    }
+    highest = 0.0
+    for name, style in styles.items():
+        points = curves[f"memory/{name}_gb"]
+        highest = max([highest, *(value for _, value in points)])
+        style["lw"] *= 1 if len(points) < BINS else 0.6
+        _line(axes, thinned(points), color=COLOURS[name], **style)
+    axes.set_ylim(0, highest * 1.08 or 1)
+    if config is not None:
+        limits = {"budget": config.memory.budget_gb}
+        if config.reload.policy in ("threshold", "interval_or_threshold"):
+            limits["reload threshold"] = config.reload.memory_threshold_gb
+        _draw_limits(axes, limits, highest)
+    _mark_reloads(axes, curves.reloads)
+    axes.set_ylabel("memory (GB of 2³⁰ bytes)", color=INK, fontsize=9)
+    _legend(axes)
+
+
+def _draw_limits(axes: Axes, limits: Mapping[str, float], highest: float) -> None:
+    """Horizontal lines; one far above the curves would flatten them and is only in the legend."""
+    style: dict[str, Any] = {"color": MUTED, "lw": 0.9, "ls": (0, (1, 2))}
+    for name, limit in limits.items():
+        if limit > highest * NEAR:
+            axes.plot([], [], label=f"{name} {limit:.2f} GB, above", **style)
+        elif limit > 0:
+            axes.axhline(limit, **style)
+            axes.set_ylim(top=max(axes.get_ylim()[1], limit * 1.1))
+            _note(axes, name, (0.005, limit), axes.get_yaxis_transform(), va="bottom")
+
+
+def _mark_reloads(axes: Axes, reloads: Sequence[tuple[int, str]]) -> None:
+    """A line for each reload, its reason where there is room; the legend counts them all."""
+    if not reloads:
+        return
+    room = reloads[-1][0] / LABELS
+    labelled = -math.inf
+    _upright(axes, reloads, lw=0.8, alpha=max(0.12, min(0.7, 30 / len(reloads))))
+    for step, reason in reloads:
+        if step - labelled >= room:
+            labelled = step
+            _note(
+                axes,
+                reason,
+                (step, 1.005),
+                axes.get_xaxis_transform(),
+                color=COLOURS["reload"],
+                ha="center",
+                va="bottom",
+            )
+    counts = ", ".join(f"{n} {reason}" for reason, n in Counter(r for _, r in reloads).items())
+    axes.plot([], [], color=COLOURS["reload"], lw=0.8, label=f"reloads: {counts}")
+
+
+def _draw_loss(axes: Axes, curves: Curves) -> None:
+    loss, val = curves["loss"], curves["val_loss"]
+    _line(axes, thinned(loss), color=COLOURS["loss"], lw=0.6, alpha=0.35, label="training loss")
+    if len(loss) > 2:
+        _line(axes, thinned(smoothed(loss)), color=COLOURS["loss"], lw=1.6, label="smoothed")
+    if val:
+        xs, ys = zip(*val, strict=True)
+        marks = {"marker": "o", "ms": 4, "mec": "white", "mew": 0.7, "lw": 0.8}
+        axes.plot(xs, ys, color=COLOURS["val"], label="validation loss", **marks)
+    _upright(axes, curves.reloads, lw=0.5, alpha=0.1)
+    axes.set_ylabel("loss (nats a token)", color=INK, fontsize=9)
+    axes.set_xlabel("step", color=INK, fontsize=9)
+    _legend(axes)
+
+
+def _upright(axes: Axes, reloads: Sequence[tuple[int, str]], **style: Any) -> None:
+    """A line from bottom to top at each reload, in one object: 300 axvlines take a second."""
+    from matplotlib.collections import LineCollection
+
+    lines = [[(step, 0), (step, 1)] for step, _ in reloads]
+    transform = axes.get_xaxis_transform()
+    collection = LineCollection(
+        lines, color=COLOURS["reload"], zorder=0, transform=transform, **style
+    )
+    axes.add_collection(collection, autolim=False)
+
+
+def _line(axes: Axes, points: Points, **style: Any) -> None:
+    if points:
+        xs, ys = zip(*points, strict=True)
+        axes.plot(xs, ys, marker="o" if len(points) == 1 else None, ms=4, **style)
+
+
+def _plain(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(GRID)
+    axes.tick_params(colors=MUTED, labelsize=8, length=0)
+    axes.grid(visible=True, axis="y", color=GRID, lw=0.7)
+    axes.set_axisbelow(True)
+    axes.margins(x=0.01)
+    axes.locator_params(axis="x", integer=True)
+
+
+def _legend(axes: Axes) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        axes.legend(
+            handles[::-1],
+            labels[::-1],
+            fontsize=7.5,
+            frameon=False,
+            labelcolor=INK,
+            loc="upper left",
+            bbox_to_anchor=(1, 1),
+        )
+
+
+def _note(axes: Axes, text: str, at: tuple[float, float], transform: Any, **style: Any) -> None:
+    axes.text(*at, text, transform=transform, **{"color": MUTED, "fontsize": 7} | style)
+
+
+def _config(run_dir: Path) -> Config | None:
+    """The run's config for its name and limits; the curves are worth drawing without it."""
+    try:
+        return Config.load(run_dir / "config.yaml")
+    except ConfigError:
+        return None

@@ -1,0 +1,70 @@
+"""The worker's line to its supervisor: records out over a pipe, words in over standard input."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+
+ABANDONED_EXIT = 70
+GRACE_S = 3.0
+
+
+class Channel:
+    """Sends records, one JSON object a line, and hears ``stop`` and ``committed <step>``.
+
+    A daemon thread reads standard input; ``mx.eval`` releases the GIL, so it runs while a step
+    does. End of file means that the supervisor is gone: the worker stops at its next step, and is
+    ended hard after ``GRACE_S`` if none comes.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._out = descriptor
+        self._heard = threading.Condition()
+        self._committed = -1
+        self.stopping = False
+        self.abandoned = False
+        threading.Thread(target=self._listen, daemon=True, name="supervisor").start()
+
+    def send(self, kind: str, **fields: object) -> None:
+        """Send one record.
+
+        Raises:
+            BrokenPipeError: the supervisor is gone.
+        """
+        line = memoryview(json.dumps({"kind": kind, **fields}).encode() + b"\n")
+        while line:
+            line = line[os.write(self._out, line) :]
+
+    def event(self, event: str, step: int, **fields: object) -> None:
+        """Send one row of ``events.jsonl``."""
+        self.send("event", event=event, step=step, **fields)
+
+    def wait_until_written(self, step: int) -> None:
+        """Return once the supervisor has every row up to ``step`` on file.
+
+        Raises:
+            BrokenPipeError: the supervisor is gone, so a checkpoint must not outrun its rows.
+        """
+        self.send("commit", step=step)
+        with self._heard:
+            self._heard.wait_for(lambda: self._committed >= step or self.abandoned)
+            if self._committed < step:
+                raise BrokenPipeError("the supervisor is gone")
+
+    def _listen(self) -> None:
+        for line in sys.stdin:
+            word, _, argument = line.strip().partition(" ")
+            with self._heard:
+                if word == "committed":
+                    self._committed = int(argument)
+                elif word == "stop":
+                    self.stopping = True
+                self._heard.notify_all()
+        with self._heard:
+            self.abandoned = self.stopping = True
+            self._heard.notify_all()
+        timer = threading.Timer(GRACE_S, os._exit, (ABANDONED_EXIT,))
+        timer.daemon = True
+        timer.start()

@@ -1,0 +1,106 @@
+"""Samples as batches of tokens on the host: no MLX, no transformers, nothing to save.
+
+Training data comes as JSONL (see :mod:`lab.data.sources` for where from), is indexed once, and is
+read and turned into tokens one batch at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from lab.config import ConfigError, Data, Train
+from lab.data import samples
+from lab.data.batches import Batch, Batches, Sample, Shape
+from lab.data.sources import Part, Source, open_source
+from lab.data.tokenizer import SampleError, Tokenizer, load_tokenizer
+
+__all__ = ["Batch", "Batches", "OpenData", "load_tokenizer", "open_data"]
+
+
+@dataclass(frozen=True)
+class OpenData:
+    """The data of a run.
+
+    Attributes:
+        train: micro-batches to train on, in an order drawn from the seed.
+        val: micro-batches to validate on, the same for every seed; ``None`` when validation is off.
+        fingerprint: a hash of the content of the files, whatever their place.
+        notes: lines for the user.
+    """
+
+    train: Batches
+    val: Batches | None
+    fingerprint: str
+    notes: tuple[str, ...]
+
+
+def open_data(
+    data: Data, train: Train, seed: int, tokenizer: Tokenizer, cache_dir: Path
+) -> OpenData:
+    """Open, check and split the data; what is slow is kept in ``cache_dir`` for the next time.
+
+    Without a validation file a fraction of the training file is held out, even when validation is
+    off, so that switching it on does not change what is trained on.
+
+    Raises:
+        ConfigError: data that is missing, malformed (names file and line) or too little.
+    """
+    source = open_source(data, cache_dir)
+    _check_counts(data, train, source)
+    shape = Shape(
+        batch_size=train.batch_size,
+        accumulation=train.grad_accumulation_steps,
+        max_length=train.max_seq_length,
+        pad_multiple=data.pad_multiple,
+    )
+    readers = [_reader(p, tokenizer, train.mask_prompt) for p in (source.train, source.val)]
+    readers[0](0)  # a chat template that refuses such samples does so now
+    batches = Batches(source.train.sizes, readers[0], shape, seed)
+    val = Batches(source.val.sizes, readers[1], shape, None) if train.val_interval_steps else None
+    return OpenData(batches, val, source.fingerprint, _notes(train, source, tokenizer))
+
+
+def _reader(part: Part, tokenizer: Tokenizer, mask_prompt: bool) -> Callable[[int], Sample]:
+    lines, form = part.lines, part.lines.index.form
+
+    def read(position: int) -> Sample:
+        row = int(part.rows[position])
+        try:
+            return samples.tokenise(lines[row], form, tokenizer, mask_prompt)
+        except SampleError as error:
+            where = f"line {lines.line_of(row)}"
+            raise ConfigError(lines.key, str(lines.path), f"{where}: {error}") from error
+
+    return read
+
+
+def _check_counts(data: Data, train: Train, source: Source) -> None:
+    size, count = train.batch_size, len(source.train)
+    if count < size:
+        place = source.train.lines.path
+        allowed = f"must be at most the number of training samples, {count} in {place}"
+        raise ConfigError("train.batch_size", size, allowed)
+    count = len(source.val)
+    if not train.val_interval_steps or count >= size:
+        return
+    lack = f"gives {count} validation samples for train.batch_size={size}"
+    off = "or switch validation off with train.val_interval_steps=0"
+    if source.split:
+        allowed = f"{lack}; raise it (at most 0.5), lower the batch size, {off}"
+        raise ConfigError("data.val_fraction", data.val_fraction, allowed)
+    lines = source.val.lines
+    raise ConfigError(lines.key, str(lines.path), f"{lack}; lower the batch size, {off}")
+
+
+def _notes(train: Train, source: Source, tokenizer: Tokenizer) -> tuple[str, ...]:
+    held_out = " held out of the same file" if source.split else ""
+    notes = [f"{len(source.train)} training samples, {len(source.val)} for validation{held_out}"]
+    lines = source.train.lines
+    form = lines.index.form
+    if form == "text" and train.mask_prompt:
+        notes.append("plain text has no prompt: train.mask_prompt has no effect on it")
+    if form == "chat" and tokenizer.encode_chat(lines[0]["messages"]) is None:
+        notes.append("no chat template: conversations are written as lines of 'role: content'")
+    return tuple(notes)

@@ -1,0 +1,149 @@
+"""What one line of a JSONL file may hold, and the tokens that it becomes.
+
+The formats are mlx-lm's: ``{"text"}``, ``{"prompt", "completion"}`` and ``{"messages"}``, the last
+two with an optional ``"tools"``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from lab.data.tokenizer import SampleError, Tokenizer
+
+# In the order in which they are looked for: a line may have more keys than its format needs.
+FORMATS = {"completion": ("prompt", "completion"), "chat": ("messages",), "text": ("text",)}
+ALLOWED = 'one of {"text"}, {"prompt", "completion"} or {"messages"}'
+
+
+def parse(line: bytes, form: str | None = None) -> tuple[dict[str, Any], str]:
+    """Read and check one line.
+
+    Args:
+        line: the JSON text of one sample, UTF-8.
+        form: the format that it must have; ``None`` takes what it has.
+
+    Returns:
+        The sample and its format, a key of :data:`FORMATS`.
+
+    Raises:
+        SampleError: not such a sample; the message says what is allowed.
+    """
+    sample = _json_object(line)
+    if form is None:
+        form = next((f for f, keys in FORMATS.items() if all(k in sample for k in keys)), None)
+        if form is None:
+            raise SampleError(f"has the keys {_names(sample)}; must be {ALLOWED}")
+    missing = [key for key in FORMATS[form] if key not in sample]
+    if missing:
+        raise SampleError(
+            f"has no {_names(missing)}; every line must have the keys of the first, "
+            f"{_names(FORMATS[form])}"
+        )
+    _check_values(sample, form)
+    return sample, form
+
+
+def _names(keys: Any) -> str:
+    return ", ".join(f'"{key}"' for key in list(keys)[:8]) or "(none)"
+
+
+def _json_object(line: bytes) -> dict[str, Any]:
+    try:
+        sample = json.loads(line.decode("utf-8"))
+        if b"\\u" in line:  # half a surrogate pair is JSON, but no text that can be encoded
+            json.dumps(sample, ensure_ascii=False).encode("utf-8")
+    except (UnicodeDecodeError, UnicodeEncodeError) as error:
+        raise SampleError(f"must be UTF-8 text: {error.reason} at byte {error.start}") from None
+    except RecursionError:
+        raise SampleError("must be a JSON object, this one is nested too deeply") from None
+    except json.JSONDecodeError as error:
+        raise SampleError(f"must be a JSON object: {error.msg} at column {error.colno}") from None
+    if not isinstance(sample, dict):
+        raise SampleError(f"must be a JSON object, not a JSON {type(sample).__name__}")
+    return sample
+
+
+def _check_values(sample: dict[str, Any], form: str) -> None:
+    if form == "chat":
+        _check_messages(sample["messages"])
+    else:
+        for key in FORMATS[form]:
+            if not isinstance(sample[key], str):
+                raise SampleError(f'"{key}" must be text, not {type(sample[key]).__name__}')
+    tools = sample.get("tools")
+    if tools is not None and not _objects(tools):
+        raise SampleError('"tools" must be a list of objects')
+
+
+def _objects(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(item, dict) for item in value)
+
+
+def _check_messages(messages: Any) -> None:
+    if not _objects(messages) or not messages:
+        raise SampleError('"messages" must be a list of at least one {"role", "content"} object')
+    for number, message in enumerate(messages, 1):
+        if not isinstance(message.get("role"), str):
+            raise SampleError(f'message {number} must have a "role" that is text')
+        content = message.get("content")
+        if not isinstance(content, str) and (content is not None or not message.get("tool_calls")):
+            raise SampleError(f'message {number} must have a "content" that is text')
+
+
+def tokenise(
+    sample: dict[str, Any], form: str, tokenizer: Tokenizer, mask_prompt: bool
+) -> tuple[list[int], int]:
+    """The tokens of a sample, and how many of the first are a prompt that is not learned.
+
+    That is 0 for plain text and without ``mask_prompt``. The prompt never reaches further than the
+    tokens that it has in common with the whole, so that a token made of the prompt's end and the
+    completion's start counts as completion.
+
+    Raises:
+        SampleError: the chat template refuses the sample.
+    """
+    if form == "text":
+        return _closed(tokenizer.encode(sample["text"]), tokenizer), 0
+    messages, tools = _messages(sample, form), sample.get("tools")
+    whole = tokenizer.encode_chat(messages, tools)
+    if whole is None:
+        return _without_template(sample, form, tokenizer, mask_prompt)
+    if not mask_prompt or len(messages) == 1:  # templates refuse an empty conversation
+        return whole, 0
+    answered = messages[-1]["role"] == "assistant"
+    prompt = tokenizer.encode_chat(messages[:-1], tools, add_generation_prompt=answered)
+    return whole, _common_prefix(prompt or [], whole)
+
+
+def _messages(sample: dict[str, Any], form: str) -> list[dict[str, Any]]:
+    if form == "chat":
+        return sample["messages"]
+    return [
+        {"role": "user", "content": sample["prompt"]},
+        {"role": "assistant", "content": sample["completion"]},
+    ]
+
+
+def _without_template(
+    sample: dict[str, Any], form: str, tokenizer: Tokenizer, mask_prompt: bool
+) -> tuple[list[int], int]:
+    if form == "completion":
+        prompt, completion = sample["prompt"], sample["completion"]
+    else:
+        *before, last = sample["messages"]
+        prompt = "".join(f"{m['role']}: {m.get('content') or ''}\n" for m in before)
+        prompt, completion = f"{prompt}{last['role']}: ", last.get("content") or ""
+    whole = _closed(tokenizer.encode(prompt + completion), tokenizer)
+    return whole, _common_prefix(tokenizer.encode(prompt), whole) if mask_prompt else 0
+
+
+def _closed(ids: list[int], tokenizer: Tokenizer) -> list[int]:
+    return ids if ids and ids[-1] == tokenizer.eos_id else [*ids, tokenizer.eos_id]
+
+
+def _common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
+    if list(right[: len(left)]) == list(left):  # nearly always
+        return len(left)
+    return next(i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b)

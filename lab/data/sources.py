@@ -1,0 +1,162 @@
+"""Where the JSONL files of a run come from: the user, this Python's documentation, or the hub."""
+
+from __future__ import annotations
+
+import hashlib
+import os.path
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lab.config import ConfigError, Data
+from lab.data import hub, stdlib_docs
+from lab.data.index import JsonLines
+
+
+@dataclass(frozen=True)
+class Part:
+    """The samples of one side of the split: rows of a file, int32 (n,)."""
+
+    lines: JsonLines
+    rows: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """Bytes of each sample, int32 (n,)."""
+        return self.lines.index.sizes[self.rows]
+
+
+@dataclass(frozen=True)
+class Source:
+    train: Part
+    val: Part
+    split: bool  # whether val is a fraction of the training file
+
+    @property
+    def fingerprint(self) -> str:
+        """Sha256 over the content of all files, the first 16 digits."""
+        files = dict.fromkeys(part.lines.index.fingerprint for part in (self.train, self.val))
+        return hashlib.sha256("".join(files).encode()).hexdigest()[:16]
+
+
+def open_source(data: Data, cache_dir: Path) -> Source:
+    """Find or make the files, index them, split them.
+
+    Raises:
+        ConfigError: under ``data.path``, ``data.hub_id`` or ``data.name``, whatever is wrong.
+    """
+    opener = {"jsonl": _jsonl, "stdlib_docs": _stdlib_docs, "hub": _hub}[data.name]
+    path, key = opener(data, cache_dir)
+    try:
+        return _open(path, data.val_fraction, cache_dir, key)
+    except ConfigError:
+        if data.name == "jsonl":
+            raise
+        shutil.rmtree(
+            path, ignore_errors=True
+        )  # what was made here before is damaged: make it again
+        return _open(opener(data, cache_dir)[0], data.val_fraction, cache_dir, key)
+
+
+def _open(path: Path, val_fraction: float, cache_dir: Path, key: str) -> Source:
+    if not path.is_dir():
+        return _split(JsonLines(path, cache_dir, key), val_fraction)
+    train = JsonLines(path / "train.jsonl", cache_dir, key)
+    if not (path / "valid.jsonl").exists():
+        return _split(train, val_fraction)
+    val = JsonLines(path / "valid.jsonl", cache_dir, key)
+    return Source(_all(train), _all(val), split=False)
+
+
+def _all(lines: JsonLines) -> Part:
+    return Part(lines, np.arange(len(lines), dtype=np.int32))
+
+
+def _split(lines: JsonLines, fraction: float) -> Source:
+    """By a hash of each line: a sample stays on its side when others come or go."""
+    held_out = lines.index.hashes < int(fraction * 2**32)
+    train, val = (np.flatnonzero(side).astype(np.int32) for side in (~held_out, held_out))
+    return Source(Part(lines, train), Part(lines, val), split=True)
+
+
+def _jsonl(data: Data, _: Path) -> tuple[Path, str]:
+    allowed = "must be a JSONL file, or a folder with train.jsonl and, if wanted, valid.jsonl"
+    if not data.path:
+        raise ConfigError("data.path", data.path, allowed)
+    path = Path(data.path)
+    # os.path, as pathlib raises where a name is too long
+    if os.path.isdir(path):  # noqa: PTH112
+        if not os.path.isfile(path / "train.jsonl"):  # noqa: PTH113
+            raise ConfigError("data.path", data.path, f"has no train.jsonl; {allowed}")
+    elif not os.path.isfile(path):  # noqa: PTH113
+        raise ConfigError("data.path", data.path, f"is no such file or folder; {allowed}")
+    return path, "data.path"
+
+
+def stdlib_docs_folder(cache_dir: Path) -> Path:
+    """Where this Python's documentation is kept once it was extracted."""
+    python = f"{platform.python_implementation().lower()}-{platform.python_version()}"
+    return cache_dir / f"stdlib_docs-{python}-{stdlib_docs.VERSION}"
+
+
+def _stdlib_docs(data: Data, cache_dir: Path) -> tuple[Path, str]:
+    return _made(
+        stdlib_docs_folder(cache_dir), stdlib_docs.__file__, [], ("data.name", data.name)
+    ), "data.name"
+
+
+def _hub(data: Data, cache_dir: Path) -> tuple[Path, str]:
+    if not data.hub_id:
+        raise ConfigError("data.hub_id", data.hub_id, "must name a dataset, as owner/name")
+    wanted = [data.hub_id, *([data.hub_config] if data.hub_config else [])]
+    name = hashlib.sha256("\0".join(wanted).encode()).hexdigest()[:16]
+    folder = cache_dir / f"hub-{name}-{hub.VERSION}"
+    return _made(folder, hub.__file__, wanted, ("data.hub_id", data.hub_id)), "data.hub_id"
+
+
+def _made(folder: Path, program: str, arguments: list[str], setting: tuple[str, str]) -> Path:
+    """A folder that a program writes, made once, however many runs want it at the same time.
+
+    Raises:
+        ConfigError: what the program said as it failed, or that nothing can be written.
+    """
+    if (folder / "train.jsonl").exists():
+        return folder
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+            making = Path(temporary, "making")
+            making.mkdir()
+            _run(program, [str(making), *arguments], setting)
+            _rename(making, folder)
+    except OSError as error:
+        raise ConfigError(*setting, f"cannot be written to {folder.parent}: {error}") from error
+    return folder
+
+
+def _run(program: str, arguments: list[str], setting: tuple[str, str]) -> None:
+    command = [sys.executable, "-P", program, *arguments]
+    done = subprocess.run(
+        command, check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True
+    )
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or [f"its maker ended with {done.returncode}"]
+        raise ConfigError(*setting, said[-1][:500])
+
+
+def _rename(made: Path, folder: Path) -> None:
+    try:
+        made.rename(folder)
+    except OSError:
+        if not (folder / "train.jsonl").exists():  # else another run was first: the same content
+            shutil.rmtree(folder, ignore_errors=True)
+            made.rename(folder)

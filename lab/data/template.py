@@ -1,0 +1,135 @@
+"""Chat templates, rendered as transformers renders them and as safely: they come with a model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any, NoReturn
+
+import jinja2
+from jinja2 import nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import Namespace
+
+from lab.data.tokenizer import SampleError
+
+# Llama's template writes today's date into every prompt: a run replayed tomorrow would train on
+# other tokens. The day is the one that this template falls back to.
+_TODAY = datetime(2024, 7, 26)  # noqa: DTZ001  a day, whatever the zone
+_REASONING = ("reasoning_content", "thinking", "reasoning")
+
+
+class _Generation(Extension):
+    """``{% generation %}`` marks the assistant's words; here it renders what it holds."""
+
+    tags = {"generation"}  # noqa: RUF012  as the base class has it
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.Scope(body, lineno=line)
+
+
+class _Namespace(Namespace):
+    """Refuses names that start with an underscore, which could reach Python's own attributes."""
+
+    def __init__(*args: Any, **values: Any) -> None:
+        self, *pairs = args
+        attributes = dict(*pairs, **values)
+        for name in attributes:
+            _refuse_private(name)
+        Namespace.__init__(self, attributes)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        _refuse_private(name)
+        super().__setitem__(name, value)
+
+
+def _refuse_private(name: object) -> None:
+    if isinstance(name, str) and name.startswith("_"):
+        raise jinja2.exceptions.SecurityError(f"a namespace cannot hold {name!r}")
+
+
+def _dict(*pairs: Any, **values: Any) -> dict[Any, Any]:
+    """Not the class itself, whose attributes a template could walk."""
+    return dict(*pairs, **values)
+
+
+def _raise_exception(message: str) -> NoReturn:
+    raise jinja2.TemplateError(message)
+
+
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    return json.dumps(
+        value,
+        ensure_ascii=ensure_ascii,
+        indent=indent,
+        separators=separators,
+        sort_keys=sort_keys,
+    )
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
+    )
+    environment.filters["tojson"] = _tojson
+    environment.globals |= {
+        "raise_exception": _raise_exception,
+        "strftime_now": _TODAY.strftime,
+        "dict": _dict,
+        "namespace": _Namespace,
+    }
+    return environment
+
+
+def _prepared(message: Mapping[str, Any]) -> dict[str, Any]:
+    """A message without its nulls, its reasoning under the names that templates read."""
+    kept = {key: value for key, value in message.items() if value is not None}
+    reasoning = next((kept[key] for key in _REASONING if key in kept), None)
+    if reasoning is None:
+        return kept
+    return {"thinking": reasoning, **kept, "reasoning_content": reasoning}
+
+
+class ChatTemplate:
+    """One compiled template.
+
+    Raises:
+        ValueError: the text is not a Jinja template.
+    """
+
+    def __init__(self, text: str) -> None:
+        try:
+            self._template = _environment().from_string(text)
+        except Exception as error:  # a text that is no template, or no text at all
+            raise ValueError(str(error)) from error
+
+    def render(
+        self,
+        messages: Iterable[Mapping[str, Any]],
+        tools: Iterable[Mapping[str, Any]] | None = None,
+        **variables: Any,
+    ) -> str:
+        """The conversation as one text.
+
+        Raises:
+            SampleError: the template refuses the conversation, or cannot deal with it.
+        """
+        prepared = [_prepared(message) for message in messages]
+        tools = None if tools is None else list(tools)
+        try:
+            return self._template.render(
+                messages=prepared, tools=tools, documents=None, **variables
+            )
+        except Exception as error:  # a template is a program: it may raise anything
+            raise SampleError(f"the chat template refuses it: {error}") from error

@@ -1,0 +1,227 @@
+"""Text to token ids, without transformers: it would cost the training process 1 s and 100 MB."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+from lab.config import ConfigError
+
+Messages = Sequence[dict[str, Any]]
+Tools = Sequence[dict[str, Any]] | None
+
+_SPECIAL = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
+# mlx-lm tells a template that the model thinks when its vocabulary has one of these pairs.
+_THINKING = (
+    ("<think>", "</think>"),
+    ("<longcat_think>", "</longcat_think>"),
+    ("<|think:start|>", "<|think:end|>"),
+    ("<|channel>", "<channel|>"),
+)
+
+
+class SampleError(ValueError):
+    """A sample that cannot be used; the message says why, or what is allowed."""
+
+
+class Tokenizer(Protocol):
+    """What the data needs of a tokenizer; every id is below ``vocab_size``."""
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    @property
+    def eos_id(self) -> int: ...
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text, with what the model wants at its start (BOS), if anything."""
+        ...
+
+    def encode_chat(
+        self, messages: Messages, tools: Tools = None, add_generation_prompt: bool = False
+    ) -> list[int] | None:
+        """The ids of a conversation, or ``None`` where there is no chat template.
+
+        Raises:
+            SampleError: the template refuses the conversation.
+        """
+        ...
+
+
+class ByteTokenizer:
+    """UTF-8 bytes are their own ids; 256 ends a text, the rest up to 288 is unused."""
+
+    vocab_size = 288
+    eos_id = 256
+
+    def encode(self, text: str) -> list[int]:
+        return list(text.encode("utf-8"))
+
+    def encode_chat(
+        self,
+        messages: Messages,  # noqa: ARG002
+        tools: Tools = None,  # noqa: ARG002
+        add_generation_prompt: bool = False,  # noqa: ARG002
+    ) -> None:
+        return None
+
+
+class FolderTokenizer:
+    """The tokenizer of a model folder, from ``tokenizer.json`` and the files beside it.
+
+    Raises:
+        ConfigError: ``model.path``, a file that is missing or damaged, or no end-of-text token.
+    """
+
+    def __init__(self, path: Path) -> None:
+        from tokenizers import Tokenizer as Fast
+
+        self._path = path
+        try:
+            self._fast = Fast.from_file(str(path / "tokenizer.json"))
+        except Exception as error:  # the library raises nothing narrower
+            raise _damaged(path, f"tokenizer.json cannot be read: {error}") from error
+        self._fast.no_truncation()
+        self._fast.no_padding()
+        self._settings = _settings(path)
+        self.vocab_size = self._fast.get_vocab_size(with_added_tokens=True)
+        self.eos_id = self._eos_id()
+
+    def encode(self, text: str) -> list[int]:
+        return self._fast.encode(text).ids
+
+    def encode_chat(
+        self, messages: Messages, tools: Tools = None, add_generation_prompt: bool = False
+    ) -> list[int] | None:
+        template = self._templates.get("tool_use" if tools else "default")
+        template = template or self._templates.get("default")
+        if template is None:
+            return None
+        text = template.render(
+            messages, tools, add_generation_prompt=add_generation_prompt, **self._variables
+        )
+        return self._fast.encode(text, add_special_tokens=False).ids
+
+    @cached_property
+    def _templates(self) -> dict[str, Any]:
+        texts = _template_texts(self._path, self._settings)
+        if not texts:
+            return {}
+        from lab.data.template import ChatTemplate
+
+        try:
+            return {name: ChatTemplate(text) for name, text in texts.items()}
+        except ValueError as error:
+            raise _damaged(self._path, f"the chat template cannot be read: {error}") from error
+
+    @cached_property
+    def _variables(self) -> dict[str, Any]:
+        named = {f"{name}_token": self._special(name) for name in _SPECIAL}
+        has = self._fast.token_to_id
+        thinks = any(has(a) is not None and has(b) is not None for a, b in _THINKING)
+        return {k: v for k, v in named.items() if v is not None} | {"enable_thinking": thinks}
+
+    def _special(self, name: str) -> str | None:
+        value = self._settings.get(f"{name}_token")
+        return value.get("content") if isinstance(value, dict) else value
+
+    def _eos_id(self) -> int:
+        token = self._special("eos")
+        found = self._fast.token_to_id(token) if token else None
+        if found is None:  # some folders name it only in the model's own config
+            found = _read_json(self._path, "config.json").get("eos_token_id")
+            found = found[0] if isinstance(found, list) and found else found
+        if not isinstance(found, int):
+            raise _damaged(self._path, "names no end-of-text token (eos_token) that it has")
+        return found
+
+
+class MlxLmTokenizer:
+    """mlx-lm's own tokenizer, for folders without a ``tokenizer.json``; imports transformers."""
+
+    def __init__(self, path: Path) -> None:
+        from mlx_lm.tokenizer_utils import load
+
+        try:
+            self._wrapped: Any = load(path)
+        except Exception as error:  # whatever the folder makes transformers raise
+            raise _damaged(path, f"holds no tokenizer that can be read: {error}") from error
+        if self._wrapped.eos_token_id is None:
+            raise _damaged(path, "names no end-of-text token (eos_token)")
+        self.vocab_size = len(self._wrapped)
+        self.eos_id: int = self._wrapped.eos_token_id
+
+    def encode(self, text: str) -> list[int]:
+        return self._wrapped.encode(text)
+
+    def encode_chat(
+        self, messages: Messages, tools: Tools = None, add_generation_prompt: bool = False
+    ) -> list[int] | None:
+        if not self._wrapped.has_chat_template:
+            return None
+        try:
+            return self._wrapped.apply_chat_template(
+                list(messages), tools=tools, add_generation_prompt=add_generation_prompt
+            )
+        except Exception as error:  # a template is a program: it may raise anything
+            raise SampleError(f"the chat template refuses it: {error}") from error
+
+
+def load_tokenizer(path: Path | None) -> Tokenizer:
+    """The tokenizer of a model folder; bytes for a model without one (``None``).
+
+    Raises:
+        ConfigError: ``model.path``, no folder or no usable tokenizer in it.
+    """
+    if path is None:
+        return ByteTokenizer()
+    if not os.path.isdir(path):  # noqa: PTH112  pathlib raises where a name is too long
+        raise ConfigError("model.path", str(path), "must be a model folder that exists")
+    if (path / "tokenizer.json").exists():
+        return FolderTokenizer(path)
+    if not any(path.glob("tokenizer*")) and not any(path.glob("vocab*")):
+        raise _damaged(path, "has no tokenizer.json")
+    return MlxLmTokenizer(path)
+
+
+def _damaged(path: Path, what: str) -> ConfigError:
+    text = " ".join(what.split())[:300]
+    return ConfigError("model.path", str(path), f"{text}; must be a whole model folder")
+
+
+def _read_json(path: Path, name: str) -> dict[str, Any]:
+    """A JSON object of the folder, empty where there is no such file."""
+    try:
+        value = json.loads((path / name).read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise _damaged(path, f"{name} cannot be read: {error}") from error
+    if not isinstance(value, dict):
+        raise _damaged(path, f"{name} is not a JSON object")
+    return value
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    return _read_json(path, "special_tokens_map.json") | _read_json(path, "tokenizer_config.json")
+
+
+def _template_texts(path: Path, settings: dict[str, Any]) -> dict[str, str]:
+    """Chat templates by name; a file beside the tokenizer wins over the one in its settings."""
+    given = settings.get("chat_template") or {}
+    if isinstance(given, str):
+        given = {"default": given}
+    elif isinstance(given, list):
+        given = {entry["name"]: entry["template"] for entry in given}
+    files = {p.stem: p for p in sorted((path / "additional_chat_templates").glob("*.jinja"))}
+    if (path / "chat_template.jinja").exists():
+        files["default"] = path / "chat_template.jinja"
+    try:
+        read = {name: file.read_text("utf-8") for name, file in files.items()}
+    except (OSError, UnicodeDecodeError) as error:
+        raise _damaged(path, f"a chat template cannot be read: {error}") from error
+    return read or given

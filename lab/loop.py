@@ -1,0 +1,270 @@
+"""The one driver of training: step, measure, log, save, and maybe leave for a reload."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable
+from enum import IntEnum
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from lab import checkpoint, memory, models, optimizers, reload
+from lab.channel import Channel
+from lab.config import GB, MB
+from lab.data import Batch
+from lab.session import PendingReload, Session, Shared
+
+
+class Outcome(IntEnum):
+    """Why the loop was left; a worker's exit code."""
+
+    FINISHED = 0
+    FAILED = 1
+    BAD_CONFIG = 2
+    RELOAD = 64
+    STOPPED = 65
+    NONFINITE = 66
+
+
+class Loop:
+    """Trains session after session of one worker process.
+
+    Arguments:
+        checkpoints: the run's folder of checkpoints.
+        generation: worker processes of this run before this one.
+        clock: seconds since the run's start, going on over restarts.
+    """
+
+    def __init__(
+        self,
+        shared: Shared,
+        channel: Channel,
+        *,
+        checkpoints: Path,
+        generation: int,
+        clock: Callable[[], float],
+    ) -> None:
+        self._shared, self._channel = shared, channel
+        self._checkpoints, self._generation, self._clock = checkpoints, generation, clock
+        self._config = shared.config
+        self._triggers = reload.triggers(self._config.reload)
+        self._said: set[str] = set()
+
+    def run(self, session: Session) -> Outcome:
+        """Step until the run ends, is stopped, or needs a new session."""
+        data, progress = self._shared.data.train, session.progress
+        batches = data.step(progress.step + 1)
+        while progress.step < self._config.train.steps:
+            began = time.perf_counter()
+            progress.step += 1
+            self._crash_on_purpose(progress.step)
+            update = session.train_step(batches)
+            following = data.step(progress.step + 1)  # made while the device is busy
+            loss, grad_norm = update.evaluate()
+            seconds = time.perf_counter() - began
+            outcome = self._finish_step(session, batches, loss, grad_norm, seconds)
+            if outcome is not None:
+                return outcome
+            batches = following
+        return Outcome.FINISHED
+
+    def _finish_step(
+        self, session: Session, batches: list[Batch], loss: float, grad_norm: float, seconds: float
+    ) -> Outcome | None:
+        progress, step = session.progress, session.progress.step
+        row = _step_row(session, batches, loss, grad_norm, seconds)
+        if self._validates(step):
+            row["val_loss"] = session.evaluate(self._shared.validation)
+        reading = memory.read()
+        slope = session.slope.add(reading.metric(self._config.reload.metric))
+        self._channel.send(
+            "row",
+            **row,
+            **reading.row(),
+            **{
+                "time": self._clock(),
+                "memory/slope_mb_per_step": None if slope is None else slope / MB,
+                "reload/count": progress.reloads,
+                "reload/generation": self._generation,
+            },
+        )
+        self._settle_reload(session, reading, seconds)
+        session.step_seconds.append(seconds)
+        self._clear_cache(step, reading)
+        self._warn_of_leak(slope)
+        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+            self._channel.event("nonfinite", step, loss=repr(loss), grad_norm=repr(grad_norm))
+            if self._config.train.on_nonfinite == "stop":
+                return Outcome.NONFINITE
+        return self._save_or_leave(session, reading, slope)
+
+    def _save_or_leave(
+        self, session: Session, reading: memory.Reading, slope: float | None
+    ) -> Outcome | None:
+        """What follows a step: nothing, a checkpoint, or the end of this session."""
+        progress, step = session.progress, session.progress.step
+        stopping, last = self._channel.stopping, step == self._config.train.steps
+        reason = None if stopping else self._due(session, reading, slope)
+        if reason is not None:
+            progress.reloads += 1
+            progress.pending = PendingReload(
+                step=step,
+                reason=reason,
+                method=self._config.reload.method,
+                before=reading.row(),
+                decided_at=time.time(),
+                median_step_seconds=statistics.median(session.step_seconds),
+            )
+        every = self._config.checkpoint.interval_steps
+        wanted = bool(reason) or stopping or last or (every > 0 and step % every == 0)
+        saved = wanted and self._config.checkpoint.enabled and self._save(session)
+        if reason is not None and not saved:
+            progress.reloads, progress.pending = progress.reloads - 1, None
+            reason = None
+        if stopping and not last:
+            return Outcome.STOPPED
+        return Outcome.RELOAD if reason else None
+
+    def _due(
+        self, session: Session, reading: memory.Reading, slope: float | None
+    ) -> reload.Reason | None:
+        reason = reload.decide(
+            self._triggers,
+            session.progress.policy,
+            step=session.progress.step,
+            last_step=self._config.train.steps,
+            memory=reading.metric(self._config.reload.metric),
+            slope=slope,
+        )
+        if reason is None or self._config.checkpoint.enabled:
+            return reason
+        self._channel.event("reload_skipped", session.progress.step, reason=reason)
+        self._say_once(
+            "reloads are skipped: with checkpoint.enabled=false a reload could restore nothing"
+        )
+        return None
+
+    def _save(self, session: Session) -> bool:
+        """Write a checkpoint; a full disk or an unwritable folder does not end the run."""
+        step, began = session.progress.step, time.perf_counter()
+        try:
+            folder = checkpoint.save(
+                self._checkpoints,
+                session.snapshot(),
+                models.adapter_config(session.model, self._config.adapter),
+                before_rename=lambda: self._channel.wait_until_written(step),
+            )
+        except BrokenPipeError:
+            raise
+        except (OSError, RuntimeError) as error:  # MLX's writer raises RuntimeError
+            self._channel.event("checkpoint", step, error=str(error))
+            self._channel.send("warning", text=f"checkpoint of step {step} failed: {error}")
+            return False
+        self._channel.event(
+            "checkpoint",
+            step,
+            seconds=time.perf_counter() - began,
+            bytes=sum(file.stat().st_size for file in folder.iterdir()),
+            for_reload=session.progress.pending is not None,
+        )
+        checkpoint.prune(self._checkpoints, self._config.checkpoint.keep)
+        return True
+
+    def _settle_reload(self, session: Session, reading: memory.Reading, seconds: float) -> None:
+        """Tell what a reload did, after the first step since: before it the activations are missing
+        and every reload looks good."""
+        progress = session.progress
+        pending = progress.pending
+        if pending is None:
+            return
+        progress.pending = None
+        metric = self._config.reload.metric
+        progress.policy, ineffective = reload.judge(
+            self._triggers,
+            progress.policy,
+            reloaded_at=pending.step,
+            memory=reading.metric(metric),
+        )
+        after = reading.row()
+        self._channel.event(
+            "reload",
+            pending.step,
+            reason=pending.reason,
+            method=pending.method,
+            before=pending.before,
+            after=after,
+            freed_gb=_figure(pending.before, metric) - _figure(after, metric),
+            seconds={
+                "save": session.opening.written_at - pending.decided_at,
+                "drop": session.opening.began - session.opening.written_at,
+                "load": session.opening.ready - session.opening.began,
+                "first_step": seconds - pending.median_step_seconds,
+            },
+        )
+        if ineffective:
+            self._channel.event(
+                "reload_ineffective",
+                pending.step,
+                memory_gb=reading.metric(metric) / GB,
+                threshold_gb=self._config.reload.memory_threshold_gb,
+                next_look=progress.policy.next_look,
+            )
+
+    def _clear_cache(self, step: int, reading: memory.Reading) -> None:
+        every = self._config.memory.cache_clear_interval
+        if every and step % every == 0:
+            mx.clear_cache()
+            self._channel.event("cache_clear", step, freed_gb=reading.cache / GB)
+
+    def _warn_of_leak(self, slope: float | None) -> None:
+        limit = self._config.memory.leak_warning_mb
+        if limit and slope is not None and slope > limit * MB:
+            self._say_once(
+                f"memory grows by {slope / MB:.2f} MB a step (memory.leak_warning_mb={limit:g})"
+            )
+
+    def _say_once(self, text: str) -> None:
+        subject = text.partition(" ")[0]
+        if subject not in self._said:
+            self._said.add(subject)
+            self._channel.send("warning", text=text)
+
+    def _validates(self, step: int) -> bool:
+        every = self._config.train.val_interval_steps
+        return every > 0 and (step % every == 0 or step == self._config.train.steps)
+
+    def _crash_on_purpose(self, step: int) -> None:
+        crash = self._config.fault.crash
+        if crash is not None and step == crash.step:
+            raise RuntimeError(f"fault.crash: step {step} was reached")
+
+
+def _step_row(
+    session: Session, batches: list[Batch], loss: float, grad_norm: float, seconds: float
+) -> dict[str, Any]:
+    """What a step itself has to say in ``metrics.jsonl``."""
+    progress = session.progress
+    progress.truncated += sum(batch.truncated for batch in batches)
+    progress.empty += sum(batch.empty for batch in batches)
+    tokens = sum(batch.num_tokens for batch in batches)
+    padded = sum(batch.padded_cells for batch in batches)
+    return {
+        "step": progress.step,
+        "loss": loss if tokens else None,
+        "tokens": tokens,
+        "learning_rate": optimizers.learning_rate(session.optimizer),
+        "grad_norm": grad_norm,
+        "step_seconds": seconds,
+        "tokens_per_second": tokens / seconds,
+        "data/padded_fraction": padded / sum(batch.inputs.size for batch in batches),
+    }
+
+
+def _figure(row: dict[str, float], metric: str) -> float:
+    if metric == "mlx":
+        return row["memory/active_gb"] + row["memory/cache_gb"]
+    return row[f"memory/{metric}_gb"]

@@ -1,0 +1,80 @@
+"""Memory of the training process: one reading a step, and the limits that MLX is given."""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from lab import machine
+from lab.config import GB, Memory
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """All memory figures at one moment, in bytes.
+
+    Attributes:
+        active: held by arrays that MLX counts.
+        cache: freed by MLX but kept for the next allocation.
+        peak: highest ``active`` since the reading before this one.
+        process: resident memory (Linux) or physical footprint (macOS) of this process.
+        available: what the machine (or its cgroup) could still give.
+        swap: swap in use on the machine.
+    """
+
+    active: int
+    cache: int
+    peak: int
+    process: int
+    available: int
+    swap: int
+
+    def metric(self, name: str) -> int:
+        """The figure that a reload policy looks at: ``active``, ``mlx`` or ``process``."""
+        return self.active + self.cache if name == "mlx" else getattr(self, name)
+
+    def row(self) -> dict[str, float]:
+        """The figures under the keys of ``metrics.jsonl``, in GB."""
+        return {f"memory/{name}_gb": getattr(self, name) / GB for name in self.__slots__}
+
+
+def read() -> Reading:
+    """Read every figure, and start the next peak."""
+    available, swap = machine.available_and_swap_bytes()
+    reading = Reading(
+        active=mx.get_active_memory(),
+        cache=mx.get_cache_memory(),
+        peak=mx.get_peak_memory(),
+        process=machine.process_bytes(),
+        available=available,
+        swap=swap,
+    )
+    mx.reset_peak_memory()
+    return reading
+
+
+def set_limits(memory: Memory) -> None:
+    """Give MLX its limits.
+
+    The memory limit raises nothing: above it Metal and CUDA reclaim cache first, the CPU ignores it.
+    """
+    mx.set_cache_limit(int(memory.cache_limit_gb * GB))
+    mx.set_memory_limit(int(memory.limit_gb * GB))
+    if mx.metal.is_available():
+        wired = mx.device_info()["max_recommended_working_set_size"]
+        mx.set_wired_limit(min(int(wired), int(memory.limit_gb * GB)))
+
+
+def release_wired() -> None:
+    """Unwire memory before the process ends: on macOS a killed process can leak it until reboot."""
+    if mx.metal.is_available():
+        mx.set_wired_limit(0)
+
+
+def give_back() -> None:
+    """Return everything that is free to the OS, after the arrays were dropped."""
+    gc.collect()
+    mx.clear_cache()
+    machine.trim_heap()

@@ -1,0 +1,80 @@
+"""How large a model is, estimated from what describes it; nothing is loaded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lab.config import TIERS, ConfigError
+
+# A tier begins at these parameters: models are called 7 B from 6.5 on, and so forth.
+TIER_FROM = {"compact": 0.0, "small": 6.5e9, "medium": 12e9, "large": 24e9, "xlarge": 50e9}
+EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
+BYTES_VOCABULARY = 256  # of a model from scratch
+
+
+def estimate_parameters(config: Mapping[str, Any]) -> float:
+    """Parameters of a transformer from its ``config.json``, within some percent.
+
+    Raises:
+        KeyError, TypeError, ValueError: a size is missing or not a number.
+    """
+    text = config.get("text_config") or config  # models that also see keep their sizes there
+    hidden, layers = int(text["hidden_size"]), int(text["num_hidden_layers"])
+    heads = int(text.get("num_attention_heads") or 1)
+    head = int(text.get("head_dim") or hidden // heads)
+    kv_heads = int(text.get("num_key_value_heads") or heads)
+    attention = hidden * head * (2 * heads + 2 * kv_heads)
+    experts = next((int(text[key]) for key in EXPERTS if text.get(key)), 1)
+    width = int((experts > 1 and text.get("moe_intermediate_size")) or text["intermediate_size"])
+    tables = 1 if text.get("tie_word_embeddings", config.get("tie_word_embeddings")) else 2
+    embedding = tables * int(text["vocab_size"]) * hidden
+    return float(layers * (attention + 3 * hidden * width * experts) + embedding)
+
+
+def tier_of(parameters: float) -> str:
+    """The hardware profiles' size class of a model."""
+    return max((t for t in TIERS if TIER_FROM[t] <= parameters), key=TIERS.index)
+
+
+def tier_of_folder(path: object) -> str:
+    """The tier of a local model; compact where its config does not say, which is reported later."""
+    try:
+        return tier_of(estimate_parameters(read_config(Path(str(path)).expanduser())))
+    except (ConfigError, KeyError, TypeError, ValueError, AttributeError):
+        return TIERS[0]
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """``config.json`` of a model folder.
+
+    Raises:
+        ConfigError: there is no such folder, or no readable config in it.
+    """
+    if not folder.is_dir():
+        raise ConfigError("model.path", str(folder), "must be a folder with a model; there is none")
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        allowed = f"must be a folder with a model's config.json, which cannot be read: {error}"
+        raise ConfigError("model.path", str(folder), allowed) from error
+    if not isinstance(config, dict):
+        raise ConfigError("model.path", str(folder), "its config.json must be a mapping")
+    return config
+
+
+def parameters_of(model: Mapping[str, Any]) -> float:
+    """Parameters of a run's model, at least: of one on the hub only its tier is known here."""
+    scratch, path = model["scratch"], model["path"]
+    if scratch is not None:
+        hidden = scratch["hidden_size"]
+        layer = 4 * hidden * hidden + 3 * hidden * scratch["intermediate_size"]
+        return float(scratch["num_layers"] * layer + 2 * BYTES_VOCABULARY * hidden)
+    if path is not None:
+        try:
+            return estimate_parameters(read_config(Path(path)))
+        except (KeyError, TypeError, ValueError, AttributeError):
+            return 0.0
+    return TIER_FROM[model["tier"]]

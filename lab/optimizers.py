@@ -1,0 +1,69 @@
+"""Optimizers and learning-rate schedules, all of them MLX's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import mlx.core as mx
+import mlx.optimizers as optim
+
+from lab.config import Optimizer
+
+Rate = Callable[[mx.array], mx.array] | float
+
+
+def build_optimizer(config: Optimizer, *, steps: int) -> optim.Optimizer:
+    """The optimizer of a run of ``steps`` updates, its schedule inside."""
+    rate = build_schedule(config, steps=steps)
+    betas = [config.beta1, config.beta2]
+    adamw = {"betas": betas, "bias_correction": config.bias_correction}
+    match config.name:
+        case "adamw":
+            return optim.AdamW(rate, weight_decay=config.weight_decay, **adamw)
+        case "adam":
+            return optim.Adam(rate, **adamw)
+        case "muon":
+            muon = optim.Muon(rate, momentum=config.momentum, weight_decay=config.weight_decay)
+            return optim.MultiOptimizer(
+                [muon, optim.AdamW(rate, weight_decay=config.weight_decay, **adamw)],
+                [_is_hidden_matrix],
+            )
+        case "adafactor":
+            return optim.Adafactor(
+                rate, weight_decay=config.weight_decay, relative_step=False, scale_parameter=False
+            )
+        case "sgd":
+            return optim.SGD(rate, momentum=config.momentum, weight_decay=config.weight_decay)
+    raise AssertionError(config.name)
+
+
+def learning_rate(optimizer: optim.Optimizer) -> float:
+    """The rate that the last update used."""
+    return optimizer.learning_rate.item()  # type: ignore[return-value]
+
+
+def build_schedule(config: Optimizer, *, steps: int) -> Rate:
+    """The learning rate as a function of the updates done, or a constant.
+
+    Warm-up rises linearly and reaches the full rate with its last step: its first update already
+    moves (mlx-lm's first one has rate 0).
+    """
+    peak, warmup = config.learning_rate, config.warmup_steps
+    rest, final = max(steps - warmup, 1), config.learning_rate * config.final_fraction
+    match config.schedule:
+        case "constant":
+            main: Rate = peak
+        case "linear":
+            main = optim.linear_schedule(peak, final, rest)
+        case "cosine":
+            main = optim.cosine_decay(peak, rest, final)
+    if warmup == 0:
+        return main
+    rising = optim.linear_schedule(peak / warmup, peak, max(warmup - 1, 1))
+    flat = main if callable(main) else lambda _: mx.array(peak)
+    return optim.join_schedules([rising, flat], [warmup])
+
+
+def _is_hidden_matrix(path: str, weight: mx.array) -> bool:
+    """Muon is meant for matrices inside the network; embeddings, head and norms get AdamW."""
+    return weight.ndim == 2 and not any(part in path for part in ("embed", "lm_head"))

@@ -1,0 +1,104 @@
+"""When to reload: pure decisions about one step's memory. How to reload is the worker's part."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from lab.config import GB, MB, Reload
+
+Reason = Literal["interval", "threshold", "leak"]
+
+ACTING: dict[str, tuple[Reason, ...]] = {
+    "none": (),
+    "interval": ("interval",),
+    "threshold": ("threshold",),
+    "interval_or_threshold": ("interval", "threshold"),
+    "leak": (),
+}
+
+
+@dataclass(frozen=True)
+class Triggers:
+    """The triggers that act; 0 switches one off.
+
+    Attributes:
+        interval: reload when the step is a multiple of it.
+        threshold: reload above it, in bytes of the chosen metric.
+        leak: reload when the slope is above it, in bytes per step.
+    """
+
+    interval: int = 0
+    threshold: int = 0
+    leak: float = 0.0
+
+
+@dataclass(frozen=True)
+class PolicyState:
+    """What a policy remembers between steps; part of the session, so it survives a reload.
+
+    Attributes:
+        next_look: the first step at which the threshold trigger is looked at again.
+        wait: steps that the next ineffective reload switches it off for.
+    """
+
+    next_look: int = 0
+    wait: int = 2
+
+
+def triggers(config: Reload) -> Triggers:
+    """The triggers of a policy. The leak trigger is an emergency in every policy but ``none``."""
+    acting = ACTING[config.policy]
+    return Triggers(
+        interval=config.interval_steps if "interval" in acting else 0,
+        threshold=int(config.memory_threshold_gb * GB) if "threshold" in acting else 0,
+        leak=config.leak_threshold_mb * MB if config.policy != "none" else 0.0,
+    )
+
+
+def decide(
+    triggers: Triggers,
+    state: PolicyState,
+    *,
+    step: int,
+    last_step: int,
+    memory: int,
+    slope: float | None,
+) -> Reason | None:
+    """Whether to reload after this step, and why; any one trigger is enough.
+
+    Arguments:
+        step: the step just evaluated, from 1.
+        last_step: the run's last step, after which there is nothing to reload for.
+        memory: the chosen metric after this step, in bytes.
+        slope: its robust slope in bytes per step; None while it is not known.
+    """
+    if step >= last_step:
+        return None
+    if triggers.interval and step % triggers.interval == 0:
+        return "interval"
+    if triggers.threshold and step >= state.next_look and memory > triggers.threshold:
+        return "threshold"
+    if triggers.leak and slope is not None and slope > triggers.leak:
+        return "leak"
+    return None
+
+
+def judge(
+    triggers: Triggers, state: PolicyState, *, reloaded_at: int, memory: int
+) -> tuple[PolicyState, bool]:
+    """What a reload taught, seen after the first step that follows it.
+
+    A reload that leaves memory above the threshold is ineffective: the threshold is looked at again
+    only 2, 4, 8, ... steps after it, until one helps.
+
+    Arguments:
+        reloaded_at: the step after which the reload was decided.
+        memory: the chosen metric after the first step since, in bytes.
+
+    Returns:
+        The new state, and whether the reload was ineffective.
+    """
+    if not triggers.threshold or memory <= triggers.threshold:
+        return PolicyState(), False
+    return replace(state, next_look=reloaded_at + state.wait, wait=state.wait * 2), True

@@ -1,0 +1,182 @@
+"""Everything that a step reads or writes: built, restored and snapshotted as one thing.
+
+A reload drops a session and opens another from its snapshot. What all sessions of a worker share
+and never change (the data index, the tokenizer, the path of the base weights) is not in it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Self
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optim
+from mlx.utils import tree_flatten, tree_unflatten
+
+from lab import checkpoint, memory, models, optimizers, step
+from lab.checkpoint import CheckpointError, Snapshot, check_same
+from lab.config import Config
+from lab.data import Batch, OpenData
+from lab.reload import PolicyState
+from lab.slope import SlopeWindow
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What every session of a worker uses and none changes.
+
+    Attributes:
+        validation: the micro-batches of every validation loss.
+        folder: the base model's folder; None for a model from scratch.
+        vocab_size: tokens that the tokenizer knows.
+    """
+
+    config: Config
+    data: OpenData
+    validation: tuple[Batch, ...]
+    folder: Path | None
+    vocab_size: int
+
+
+@dataclass(frozen=True)
+class Opening:
+    """When a session was opened, in seconds since the epoch.
+
+    Attributes:
+        written_at: its checkpoint was on disk; 0 without one.
+        began, ready: building it began and was done.
+    """
+
+    written_at: float
+    began: float
+    ready: float
+
+
+@dataclass(frozen=True)
+class PendingReload:
+    """A reload that was decided and whose effect is not known yet.
+
+    Attributes:
+        step: the step after which it was decided.
+        before: memory figures at the decision, by their logged keys, in GB.
+        decided_at: seconds since the epoch.
+        median_step_seconds: of recent steps, to tell what the first step after costs more.
+    """
+
+    step: int
+    reason: str
+    method: str
+    before: dict[str, float]
+    decided_at: float
+    median_step_seconds: float
+
+
+@dataclass
+class Progress:
+    """The counters that a session carries from step to step.
+
+    Attributes:
+        step: optimizer updates done.
+        reloads: reloads decided so far.
+        truncated: samples seen that were cut to the sequence length.
+        empty: samples seen that had no completion token left.
+        policy: what the reload policy remembers.
+        pending: a reload that waits for its first step.
+    """
+
+    step: int = 0
+    reloads: int = 0
+    truncated: int = 0
+    empty: int = 0
+    policy: PolicyState = field(default_factory=PolicyState)
+    pending: PendingReload | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, raw: dict[str, Any]) -> Self:
+        pending = raw["pending"]
+        return cls(
+            **{name: int(raw[name]) for name in ("step", "reloads", "truncated", "empty")},
+            policy=PolicyState(**raw["policy"]),
+            pending=None if pending is None else PendingReload(**pending),
+        )
+
+
+class Session:
+    """A model in training: its weights, optimizer, random numbers and position."""
+
+    def __init__(self, shared: Shared, folder: Path | None = None) -> None:
+        """Build from the config, then go on from the checkpoint in ``folder`` where there is one.
+
+        Raises:
+            ConfigError: the model cannot be built.
+            CheckpointError: the checkpoint is damaged or does not belong to this model.
+        """
+        config, began = shared.config, time.time()
+        snapshot = checkpoint.load(folder) if folder else None
+        mx.random.seed(config.seed)
+        self.model: nn.Module = models.build_model(
+            config.model,
+            config.adapter,
+            folder=shared.folder,
+            vocab_size=shared.vocab_size,
+            dtype=getattr(mx, config.train.dtype),
+        )
+        self.optimizer: optim.Optimizer = optimizers.build_optimizer(
+            config.optimizer, steps=config.train.steps
+        )
+        self.optimizer.init(self.model.trainable_parameters())
+        self.progress = Progress()
+        if snapshot is not None:
+            self._restore(snapshot)
+        self.slope = SlopeWindow(config.reload.window_steps)
+        self.step_seconds: deque[float] = deque(maxlen=32)
+        if config.train.grad_checkpoint:
+            step.checkpoint_layers(self.model)
+        self.train_step, self.evaluate = step.build_train_step(
+            self.model,
+            self.optimizer,
+            max_grad_norm=config.train.max_grad_norm,
+            compiled=config.train.compile,
+        )
+        memory.read()  # so that the first step's peak is its own
+        self.opening = Opening(snapshot.written_at if snapshot else 0.0, began, time.time())
+
+    def weights(self) -> dict[str, mx.array]:
+        """The trained parameters by name."""
+        return dict(tree_flatten(self.model.trainable_parameters()))  # type: ignore[arg-type]
+
+    def snapshot(self) -> Snapshot:
+        """All that a step changes, as of now."""
+        return Snapshot(
+            step=self.progress.step,
+            weights=self.weights(),
+            optimizer=_flat(self.optimizer.state),
+            state={"rng": mx.random.state[0].tolist(), "progress": self.progress.to_json()},
+        )
+
+    def _restore(self, snapshot: Snapshot) -> None:
+        check_same("weights", snapshot.weights, self.weights())
+        check_same("optimizer", snapshot.optimizer, _flat(self.optimizer.state))
+        try:
+            progress = Progress.from_json(snapshot.state["progress"])
+            high, low = (int(word) for word in snapshot.state["rng"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"state.json: {error!r}") from error
+        self.model.load_weights(list(snapshot.weights.items()), strict=False)
+        self.optimizer.state = tree_unflatten(list(snapshot.optimizer.items()))
+        # An optimizer counts as initialised again only through init, which keeps what is there.
+        self.optimizer.init(self.model.trainable_parameters())
+        self.progress = replace(progress, step=snapshot.step)
+        mx.random.seed((high << 32) | low)
+        mx.eval(self.model.parameters(), self.optimizer.state)
+
+
+def _flat(tree: Any) -> dict[str, mx.array]:
+    return dict(tree_flatten(tree))  # type: ignore[arg-type]

@@ -1,0 +1,184 @@
+"""The train step: one optimizer update, its loss and its gradient norm, evaluated once.
+
+Steps are built by a factory and built again after each reload, for a compiled closure holds the
+arrays that it was made with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optim
+from mlx.utils import tree_map
+
+from lab.data import Batch
+
+
+@dataclass(frozen=True)
+class Update:
+    """What one step leaves to be logged; lazy until evaluated.
+
+    Attributes:
+        loss: mean cross-entropy over the step's completion tokens, float32 scalar.
+        grad_norm: norm of the gradient before clipping, scalar.
+        state: every array that the step changed; evaluating it is the step's synchronisation.
+    """
+
+    loss: mx.array
+    grad_norm: mx.array
+    state: list
+
+    def evaluate(self) -> tuple[float, float]:
+        """Wait until the device has done the step; its loss and gradient norm."""
+        mx.eval(self.loss, self.grad_norm, self.state)
+        return self.loss.item(), self.grad_norm.item()  # type: ignore[return-value]
+
+
+TrainStep = Callable[[Sequence[Batch]], Update]
+Evaluate = Callable[[Sequence[Batch]], float]
+
+
+class PredictedLogits:
+    """A model's logits, computed only at the positions whose next token counts in the loss.
+
+    Most of a prompt-masked batch has none, and the projection to the vocabulary with its
+    cross-entropy is the larger part of a small model's step and of its memory. The backbone's
+    output is narrowed to the wanted rows before the model's own head, so whatever the head does
+    (tied embeddings, scaling, soft caps) stays as the model has it. Where a model has no such
+    backbone, all logits are computed and then narrowed: the same loss, slower.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._rows: mx.array | None = None
+        self._narrowed = False
+        self._narrow_backbone()
+
+    def __call__(self, inputs: mx.array, rows: mx.array) -> mx.array:
+        """Logits (N, vocabulary) at ``rows`` (N,), flat positions of ``inputs`` (B, L)."""
+        self._rows, self._narrowed = rows, False
+        try:
+            logits = self._model(inputs)
+        finally:
+            self._rows = None
+        logits = logits.reshape(-1, logits.shape[-1])
+        return logits if self._narrowed else logits[rows]
+
+    def _narrow_backbone(self) -> None:
+        layers = self._model.layers
+        for module in self._model.modules():
+            if module is not self._model and module.get("layers") is layers:
+                _replace_call(module, self._narrow)
+                return
+
+    def _narrow(self, call: Callable, module: nn.Module, *args: object, **kwargs: object) -> object:
+        hidden = call(module, *args, **kwargs)
+        if self._rows is None or not isinstance(hidden, mx.array) or hidden.ndim != 3:
+            return hidden
+        self._narrowed = True
+        return hidden.reshape(-1, hidden.shape[-1])[self._rows][None]
+
+
+def checkpoint_layers(model: nn.Module) -> None:
+    """Recompute each layer's activations in the backward pass instead of keeping them.
+
+    Changes this model's layers only, never their class.
+    """
+
+    def recompute(call: Callable, layer: nn.Module, *args: object, **kwargs: object) -> object:
+        def run(parameters: dict, *args: object, **kwargs: object) -> object:
+            layer.update(parameters)
+            return call(layer, *args, **kwargs)
+
+        return mx.checkpoint(run)(layer.trainable_parameters(), *args, **kwargs)
+
+    for layer in model.layers:
+        _replace_call(layer, recompute)
+
+
+def _replace_call(module: nn.Module, replacement: Callable) -> None:
+    """Give one module a call of its own: Python looks ``__call__`` up on the class, so its class is
+    replaced by a subclass that only this module has."""
+    cls = type(module)
+
+    def call(self: nn.Module, *args: object, **kwargs: object) -> object:
+        return replacement(cls.__call__, self, *args, **kwargs)
+
+    module.__class__ = type(cls.__name__, (cls,), {"__call__": call, "__module__": cls.__module__})
+
+
+def build_train_step(
+    model: nn.Module, optimizer: optim.Optimizer, *, max_grad_norm: float, compiled: bool
+) -> tuple[TrainStep, Evaluate]:
+    """The train step and the validation loss of one session.
+
+    The loss of a step is the mean over all its completion tokens, however they are spread over its
+    micro-batches, so accumulation gives what one large batch would. A step without a single one
+    has loss 0 and changes nothing but the optimizer's own decay.
+
+    Arguments:
+        model: with its trainable parameters set; changed in place by each step.
+        optimizer: initialised, its state restored; changed in place by each step.
+        max_grad_norm: gradients are scaled down to this norm; 0 leaves them as they are.
+        compiled: fuse the step with ``mx.compile``.
+    """
+    logits_at = PredictedLogits(model)
+
+    def loss(
+        inputs: mx.array, rows: mx.array, targets: mx.array, weights: mx.array, total: mx.array
+    ) -> mx.array:
+        logits = logits_at(inputs, rows).astype(mx.float32)
+        return (nn.losses.cross_entropy(logits, targets) * weights).sum() / total
+
+    loss_and_grad = nn.value_and_grad(model, loss)
+
+    def update(grads: dict) -> mx.array:
+        if max_grad_norm > 0:
+            grads, norm = optim.clip_grad_norm(grads, max_grad_norm)
+        else:
+            _, norm = optim.clip_grad_norm(grads, float("inf"))
+        optimizer.update(model, grads)
+        return norm
+
+    if compiled:
+        # The model's state is an output of both: tracing leaves tracers in it otherwise.
+        changes = [model.state, mx.random.state]
+        loss_and_grad = partial(mx.compile, inputs=changes, outputs=changes)(loss_and_grad)
+        changes = [model.state, optimizer.state]
+        update = partial(mx.compile, inputs=changes, outputs=changes)(update)
+
+    def train_step(batches: Sequence[Batch]) -> Update:
+        total = _total_tokens(batches)
+        loss_sum, grads = loss_and_grad(*_arrays(batches[0]), total)
+        for batch in batches[1:]:
+            # Without this, the activations of all micro-batches would live at the same time.
+            mx.eval(loss_sum, grads)
+            more_loss, more_grads = loss_and_grad(*_arrays(batch), total)
+            loss_sum, grads = loss_sum + more_loss, tree_map(mx.add, grads, more_grads)
+        norm = update(grads)
+        state = [model.trainable_parameters(), optimizer.state, mx.random.state]
+        mx.async_eval(loss_sum, norm, state)
+        return Update(loss_sum, norm, state)
+
+    def evaluate(batches: Sequence[Batch]) -> float:
+        model.eval()
+        total, loss_sum = _total_tokens(batches), 0.0
+        for batch in batches:
+            loss_sum += loss(*_arrays(batch), total).item()  # type: ignore[operator]
+        model.train()
+        return loss_sum
+
+    return train_step, evaluate
+
+
+def _arrays(batch: Batch) -> tuple[mx.array, ...]:
+    host = (batch.inputs, batch.rows, batch.targets, batch.weights)
+    return tuple(mx.array(array) for array in host)
+
+
+def _total_tokens(batches: Sequence[Batch]) -> mx.array:
+    return mx.array(max(sum(batch.num_tokens for batch in batches), 1), mx.float32)

@@ -1,0 +1,190 @@
+"""The worker process from outside: started, heard, told, and ended; its death is data."""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lab.config import Config
+
+OUTCOMES = {0: "finished", 2: "bad_config", 64: "reload", 65: "stopped", 66: "nonfinite"}
+STOP_GRACE_S = 5.0
+SECRETS = ("WANDB_API_KEY",)  # the worker never talks to W&B
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Exit:
+    """How a worker process ended.
+
+    Attributes:
+        outcome: ``finished reload stopped nonfinite bad_config``, or ``died``.
+        cause: in words, for a death: the signal, the exit code, or that nothing was heard.
+    """
+
+    outcome: str
+    cause: str
+
+
+class WorkerProcess:
+    """One worker: a fresh interpreter with a record pipe, a standard input, a session of its own."""
+
+    def __init__(
+        self,
+        config: Config,
+        config_path: Path,
+        *,
+        cache: Path,
+        generation: int,
+        resume_at_most: int,
+        started: float,
+    ) -> None:
+        self._cause: str | None = None
+        self._records, write_end = os.pipe()
+        command = [
+            *(sys.executable, "-m", "lab.worker"),
+            *("--config", str(config_path)),
+            *("--records", str(write_end)),
+            *("--cache", str(cache)),
+            *("--generation", str(generation)),
+            *("--resume-at-most", str(resume_at_most)),
+            *("--started", repr(started)),
+        ]
+        try:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                pass_fds=[write_end],
+                env=_environment(config),
+                start_new_session=True,  # Ctrl-C reaches the supervisor, which asks nicely
+            )
+        finally:
+            os.close(write_end)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def records(self, timeout_s: float) -> Iterator[Record]:
+        """Everything that the worker sends until it closes its pipe.
+
+        A worker that sends nothing for ``timeout_s`` seconds is killed, which ends the iteration.
+        """
+        pending = b""
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._records, selectors.EVENT_READ)
+            while True:
+                if not selector.select(timeout_s):
+                    self._cause = f"nothing was heard of it for {timeout_s:g} s"
+                    self.kill()
+                    continue
+                chunk = os.read(self._records, 1 << 16)
+                if not chunk:
+                    return  # what a death cut off in the middle of a line was never sent
+                *lines, pending = (pending + chunk).split(b"\n")
+                yield from map(json.loads, lines)
+
+    def tell(self, *words: object) -> None:
+        """Send one line to the worker; it may be dead already, which :meth:`close` will tell."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(" ".join(map(str, words)).encode() + b"\n")
+            self._process.stdin.flush()
+        except (BrokenPipeError, ValueError):
+            pass
+
+    def kill(self) -> None:
+        """End it and everything it started, at once."""
+        try:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+
+    def close(self) -> Exit:
+        """Wait for its end, with force if it does not come, and say how it ended."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.close()
+        except BrokenPipeError:
+            pass
+        try:
+            self._process.wait(STOP_GRACE_S)
+        except subprocess.TimeoutExpired:
+            self._cause = f"did not end within {STOP_GRACE_S:g} s"
+            self.kill()
+            self._process.wait()
+        os.close(self._records)
+        return self._exit()
+
+    def _exit(self) -> Exit:
+        code = self._process.returncode
+        if code in OUTCOMES and self._cause is None:
+            return Exit(OUTCOMES[code], "")
+        cause = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        return Exit("died", f"{self._cause} ({cause})" if self._cause else cause)
+
+
+def _environment(config: Config) -> dict[str, str]:
+    """The worker's environment: what makes its backend repeatable, and no secret it doesn't need."""
+    environment = {k: v for k, v in os.environ.items() if k not in SECRETS}
+    package_root = str(Path(__file__).resolve().parent.parent)
+    paths = [package_root, *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment["PYTHONPATH"] = os.pathsep.join(paths)
+    environment["PYTHONUNBUFFERED"] = "1"
+    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
+        environment[name] = str(config.worker.threads)
+    if config.train.deterministic:
+        environment["MLX_CUDA_USE_CUDNN_SDPA"] = "0"  # its backward adds in an order of its own
+    return environment
+
+
+class Signals:
+    """SIGINT, SIGTERM and SIGHUP as wishes: the first one asks the run to stop, the second insists.
+
+    Attributes:
+        exit_code: None until a signal came; then 130 for SIGINT, else 143.
+    """
+
+    HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def __init__(self) -> None:
+        self.exit_code: int | None = None
+        self.worker: WorkerProcess | None = None
+        self._previous: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Signals:
+        try:
+            for number in self.HANDLED:
+                self._previous[number] = signal.signal(number, self._handle)
+        except ValueError:  # not the main thread: whoever runs us there handles its signals
+            pass
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, _: object) -> None:
+        insisting = self.exit_code is not None
+        self.exit_code = 130 if number == signal.SIGINT else 143
+        if self.worker is None:
+            return
+        if insisting:
+            self.worker.kill()
+        else:
+            self.worker.tell("stop")
+
+
+def monotonic_start(already: float) -> float:
+    """The monotonic time at which a run that has lasted ``already`` seconds would have started."""
+    return time.monotonic() - already

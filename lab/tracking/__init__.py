@@ -1,0 +1,53 @@
+"""Where a run's rows and events go: its files, which are the truth, and the views of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+from lab.config import Config
+
+
+class Tracker(Protocol):
+    """A view of a run. It never raises, and holds up its caller for microseconds."""
+
+    def log(self, row: Mapping[str, object]) -> None:
+        """Take one row of metrics.jsonl."""
+
+    def event(self, event: Mapping[str, object]) -> None:
+        """Take one row of events.jsonl."""
+
+    def close(self, summary: Mapping[str, object], exit_code: int) -> list[str]:
+        """Finish, and return one line for each problem that the user should know of."""
+        ...
+
+
+def open_trackers(
+    config: Config,
+    *,
+    outputs: Path,
+    run_dir: Path,
+    group: str | None,
+    overrides: list[str],
+    interactive: bool | None = None,
+) -> list[Tracker]:
+    """The trackers of one run: W&B, unless there is to be none, and the progress on the console.
+
+    Args:
+        outputs: the folder of all runs; W&B writes into its ``wandb``.
+        run_dir: this run's folder; rows that it already holds are shown in W&B first.
+        group: the sweep that this run is a job of.
+        overrides: what the user set on the command line.
+        interactive: draw a live line; by default if the standard output is a terminal.
+    """
+    from lab.tracking.progress import open_progress
+    from lab.tracking.wandb import WandbTracker
+
+    trackers: list[Tracker] = []
+    if config.tracker.mode != "none":
+        trackers.append(
+            WandbTracker(config, outputs=outputs, run_dir=run_dir, group=group, overrides=overrides)
+        )
+    trackers.append(open_progress(config, interactive=interactive))
+    return trackers

@@ -1,0 +1,92 @@
+"""The last words of a run on the console: what came out, where it lies, what to type next."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lab.tracking.rows import read_jsonl
+from lab.tracking.text import duration, number
+
+HEADLINES = {
+    "completed": "run completed",
+    "interrupted": "run interrupted",
+    "budget_exceeded": "run stopped: memory budget exceeded",
+    "failed": "run failed",
+}
+
+
+def format_summary(
+    summary: Mapping[str, Any],
+    run_dir: Path,
+    *,
+    wandb_dir: Path | None = None,
+    error: str = "",
+) -> str:
+    """A few aligned lines about a run that has ended.
+
+    Args:
+        summary: the content of summary.json; keys may be missing or null.
+        wandb_dir: the folder that W&B wrote into, None without W&B.
+        error: what ended a failed run, e.g. the worker's last line; only its last line is shown.
+    """
+    state = summary.get("state", "failed")
+    seconds = (summary.get("seconds") or {}).get("total")
+    steps = summary.get("steps") or 0
+    head = f"{HEADLINES.get(state, state)} after {steps} steps in {duration(seconds)}"
+    lines = {
+        "error": error.strip().splitlines()[-1] if error.strip() else "",
+        "loss": " -> ".join(
+            number(loss, ".4f") for loss in (_first_loss(run_dir), summary.get("final_loss"))
+        ),
+        "speed": _speed(summary),
+        "memory": f"peak {number(summary.get('peak_process_gb'), '.2f')} GB of the process, "
+        f"{number(summary.get('peak_mlx_gb'), '.2f')} GB of MLX",
+        "reloads": _reloads(summary.get("reloads") or {}),
+        "run": _relative(run_dir),
+    }
+    if wandb_dir is not None:
+        lines["open"] = command("wandb", "leet", _relative(wandb_dir))
+    if state == "interrupted" or (state != "completed" and _has_checkpoint(run_dir)):
+        lines["resume"] = command("lab", "resume", _relative(run_dir))
+    return "\n".join([head, *(f"  {name:<8} {text}" for name, text in lines.items() if text)])
+
+
+def command(program: str, *arguments: str) -> str:
+    """A line to paste into a shell; a program that is not on the PATH gets its folder."""
+    beside = Path(sys.executable).parent / program
+    if shutil.which(program) is None and beside.exists():
+        program = _relative(beside)
+    return shlex.join([program, *arguments])
+
+
+def _first_loss(run_dir: Path) -> object:
+    return next(read_jsonl(run_dir / "metrics.jsonl"), {}).get("loss")
+
+
+def _speed(summary: Mapping[str, Any]) -> str:
+    overhead = summary.get("overhead_fraction")
+    share = f", {overhead:.1%} of the time in reloads and checkpoints" if overhead else ""
+    return f"{number(summary.get('tokens_per_second'), ',.0f')} tokens/s{share}"
+
+
+def _reloads(by_reason: Mapping[str, int]) -> str:
+    total = sum(by_reason.values())
+    reasons = ", ".join(f"{reason} {count}" for reason, count in by_reason.items())
+    return f"{total} ({reasons})" if total else "0"
+
+
+def _relative(path: Path) -> str:
+    """The path from the working folder, or as it is where it lies elsewhere."""
+    try:
+        return str((Path.cwd() / path).relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+def _has_checkpoint(run_dir: Path) -> bool:
+    return any((run_dir / "checkpoints").glob("step_*"))

@@ -1,0 +1,190 @@
+"""A run's own files: metrics.jsonl and events.jsonl, the truth that every tracker is a view of."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from array import array
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from lab.tracking.rows import METRIC_KEYS, decode, encode, finite, read_jsonl
+
+
+class MetricsLost(RuntimeError):  # noqa: N818
+    """A file of the run cannot be written: its disk is full, or its folder is gone.
+
+    Attributes:
+        path: the file; up to the failure it holds whole lines only.
+    """
+
+    def __init__(self, path: Path, error: OSError) -> None:
+        super().__init__(f"cannot write {path}: {error.strerror or error}")
+        self.path = path
+
+
+class JsonLines:
+    """A file of JSON lines that only grows; after each ``append`` it is whole for any reader.
+
+    Attributes:
+        last: the last whole line found when the file was opened; what followed it was cut.
+
+    Raises:
+        MetricsLost: the file cannot be opened or written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+            self._size, self.last = _last_line(self._fd)
+            if os.fstat(self._fd).st_size > self._size:
+                os.ftruncate(self._fd, self._size)
+        except OSError as error:
+            raise MetricsLost(path, error) from error
+
+    def append(self, row: Mapping[str, object]) -> None:
+        """Write one line with one call of the system, so that a kill leaves all of it or none."""
+        line = (encode(row) + "\n").encode()
+        rest = memoryview(line)
+        try:
+            while rest:
+                rest = rest[os.write(self._fd, rest) :]
+        except OSError as error:
+            with suppress(OSError):
+                os.ftruncate(self._fd, self._size)  # a full disk takes half a line first
+            raise MetricsLost(self.path, error) from error
+        self._size += len(line)
+
+    def fsync(self) -> None:
+        """Wait until the disk has every line."""
+        try:
+            os.fsync(self._fd)
+        except OSError as error:
+            raise MetricsLost(self.path, error) from error
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Whether a row was written; if not, the loss that its step has in the file.
+
+    Attributes:
+        is_new: the same as the truth of this object.
+        loss: as first written, to the last bit; None where it is null (not finite).
+    """
+
+    is_new: bool
+    loss: float | None
+
+    def __bool__(self) -> bool:
+        return self.is_new
+
+
+class RunFiles:
+    """What a run leaves in its folder: one row a step, one row an event, one summary.
+
+    Opening a folder that holds rows continues them: a partial last line is cut, and ``last_step``
+    says where they end.
+
+    Attributes:
+        last_step: the newest step that has a row, 0 before the first.
+
+    Raises:
+        MetricsLost: a file cannot be opened or written.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        self.run_dir = run_dir
+        self._metrics = JsonLines(run_dir / "metrics.jsonl")
+        self._events = JsonLines(run_dir / "events.jsonl")
+        step = (self._metrics.last or {}).get("step", 0)
+        self.last_step = step if isinstance(step, int) else 0
+        self._losses = None if self.last_step else array("d")
+
+    def row(self, row: Mapping[str, object]) -> Stored:
+        """Write the row of the next step; a step that was executed again keeps its first row.
+
+        Raises:
+            ValueError: a step between the last row and this one is missing.
+        """
+        step = row["step"]
+        assert isinstance(step, int)
+        if step <= self.last_step:
+            return Stored(False, self._stored_loss(step))
+        if step != self.last_step + 1:
+            raise ValueError(f"row of step {step} after that of step {self.last_step}")
+        self._metrics.append({**{key: row.get(key) for key in METRIC_KEYS}, **row})
+        self.last_step = step
+        loss = _loss(row)
+        if self._losses is not None:
+            self._losses.append(loss)
+        return Stored(True, loss if math.isfinite(loss) else None)
+
+    def _stored_loss(self, step: int) -> float | None:
+        if self._losses is None:  # the file is older than this object: read once, on first need
+            self._losses = array("d", map(_loss, read_jsonl(self._metrics.path)))
+        loss = self._losses[step - 1]
+        return loss if math.isfinite(loss) else None
+
+    def event(self, event: Mapping[str, object]) -> None:
+        self._events.append(event)
+
+    def fsync(self) -> None:
+        """Wait until the disk has every row and event."""
+        self._metrics.fsync()
+        self._events.fsync()
+
+    def write_summary(self, summary: Mapping[str, object]) -> None:
+        """Put summary.json in place, whole or not at all."""
+        path = self.run_dir / "summary.json"
+        temporary = path.with_name("summary.json.tmp")
+        text = json.dumps(finite(summary), indent=2, ensure_ascii=False) + "\n"
+        try:
+            with temporary.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except OSError as error:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise MetricsLost(path, error) from error
+
+    def close(self) -> None:
+        self._metrics.close()
+        self._events.close()
+
+
+def _loss(row: Mapping[str, object]) -> float:
+    loss = row.get("loss")
+    return float(loss) if isinstance(loss, int | float) else math.nan
+
+
+def _last_line(fd: int) -> tuple[int, dict[str, object] | None]:
+    """End of the last line that is whole and readable, and its row, looked for from the end."""
+    end = os.fstat(fd).st_size
+    while end:
+        start = _line_start(fd, end)
+        row = decode(os.pread(fd, end - start, start))
+        if row is not None:
+            return end, row
+        end = start
+    return 0, None
+
+
+def _line_start(fd: int, end: int, block: int = 4096) -> int:
+    """Where the line begins whose last byte, perhaps a newline, lies before ``end``."""
+    at = end - 1
+    while at > 0:
+        low = max(0, at - block)
+        found = os.pread(fd, at - low, low).rfind(b"\n")
+        if found >= 0:
+            return low + found + 1
+        at = low
+    return 0

@@ -1,0 +1,152 @@
+"""The training process: find everything the run needs, then train, session after session.
+
+Started by the supervisor as ``python -m lab.worker``, a fresh interpreter every time, so that no
+earlier run's heap is in its memory curve. It imports neither Hydra nor wandb.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import sys
+import time
+import traceback
+from importlib.metadata import version
+from pathlib import Path
+
+from lab import machine
+
+BLAS = machine.preload_blas()  # before MLX is imported: afterwards it is too late
+
+import mlx.core as mx  # noqa: E402
+
+from lab import checkpoint, memory, models  # noqa: E402
+from lab.channel import Channel  # noqa: E402
+from lab.config import Config, ConfigError  # noqa: E402
+from lab.data import open_data  # noqa: E402
+from lab.data.tokenizer import load_tokenizer  # noqa: E402
+from lab.loop import Loop, Outcome  # noqa: E402
+from lab.session import Session, Shared  # noqa: E402
+
+
+def main() -> int:
+    """Run one worker process; its exit code is an :class:`Outcome`."""
+    arguments = _arguments()
+    channel = Channel(arguments.records)
+    try:
+        outcome = _work(arguments, channel)
+    except ConfigError as error:
+        channel.send(
+            "bad_config", key=error.key, value=str(error.value), allowed=error.allowed
+        )
+        outcome = Outcome.BAD_CONFIG
+    except BrokenPipeError:
+        outcome = Outcome.STOPPED
+    except Exception as error:
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        channel.send("error", text=text, trace=traceback.format_exc())
+        outcome = Outcome.FAILED
+    memory.release_wired()
+    return outcome
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--config", type=Path, required=True, help="the run's config.yaml")
+    parser.add_argument("--records", type=int, required=True, help="descriptor to write records to")
+    parser.add_argument("--cache", type=Path, required=True, help="folder of the data index")
+    parser.add_argument("--generation", type=int, default=0)
+    parser.add_argument("--resume-at-most", type=int, default=0, help="newest step to go on from")
+    parser.add_argument("--started", type=float, required=True, help="the run's monotonic start")
+    return parser.parse_args()
+
+
+def _work(arguments: argparse.Namespace, channel: Channel) -> Outcome:
+    config = Config.load(arguments.config)
+    memory.set_limits(config.memory)
+    shared = _open_shared(config, arguments.cache)
+    checkpoints = arguments.config.parent / "checkpoints"
+    session = _open_session(shared, checkpoints, arguments.resume_at_most, channel)
+    parameters = sum(array.size for array in session.weights().values())
+    channel.send(
+        "ready",
+        pid=os.getpid(),
+        environment=_environment(config, shared),
+        notes=[*shared.data.notes, f"{parameters:,} trained parameters"],
+        step=session.progress.step,
+    )
+    if config.fault.crash is not None:
+        channel.event("fault_armed", session.progress.step, crash_step=config.fault.crash.step)
+    loop = Loop(
+        shared,
+        channel,
+        checkpoints=checkpoints,
+        generation=arguments.generation,
+        clock=lambda: time.monotonic() - arguments.started,
+    )
+    while True:
+        outcome = loop.run(session)
+        if outcome is Outcome.RELOAD and config.reload.method == "in_process":
+            step = session.progress.step
+            del session
+            memory.give_back()
+            session = _open_session(shared, checkpoints, step, channel)
+            continue
+        if outcome in (Outcome.FINISHED, Outcome.STOPPED):
+            channel.send(
+                "ended",
+                weights_sha256=checkpoint.weights_sha256(session.weights()),
+                truncated=session.progress.truncated,
+                empty=session.progress.empty,
+            )
+        return outcome
+
+
+def _open_shared(config: Config, cache: Path) -> Shared:
+    folder = models.folder_of(config.model)
+    tokenizer = load_tokenizer(folder)
+    data = open_data(config.data, config.train, config.seed, tokenizer, cache)
+    validation = tuple(
+        data.val.batch(index)
+        for index in range(min(config.train.val_batches, len(data.val)) if data.val else 0)
+    )
+    return Shared(
+        config=config,
+        data=data,
+        validation=validation,
+        folder=folder,
+        vocab_size=tokenizer.vocab_size,
+    )
+
+
+def _open_session(
+    shared: Shared, checkpoints: Path, resume_at_most: int, channel: Channel
+) -> Session:
+    """A session from the newest good checkpoint, or a new one where there is none."""
+    for step in reversed([s for s in checkpoint.steps(checkpoints) if s <= resume_at_most]):
+        try:
+            return Session(shared, checkpoints / f"step_{step}")
+        except checkpoint.CheckpointError as error:
+            channel.send("warning", text=f"checkpoint skipped: {error}")
+    return Session(shared)
+
+
+def _environment(config: Config, shared: Shared) -> dict[str, object]:
+    """What besides the config decides the figures and the bits of a run."""
+    info = mx.device_info()
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "mlx": version("mlx"),
+        "mlx_lm": version("mlx-lm"),
+        "device": str(mx.default_device()),
+        "device_name": str(info.get("device_name") or info.get("architecture") or ""),
+        "blas": BLAS,
+        "threads": config.worker.threads,
+        "data_fingerprint": shared.data.fingerprint,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,55 @@
+"""Fixtures that all tests share, and what becomes of tests that this machine cannot run."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from lab.machine import preload_blas
+
+preload_blas()  # before any test module imports MLX
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("gpu") and not has_accelerator():
+            item.add_marker(pytest.mark.skip(reason="no Metal or CUDA device here"))
+
+
+@cache
+def has_accelerator() -> bool:
+    import mlx.core as mx
+
+    return mx.is_available(mx.gpu)
+
+
+@pytest.fixture(autouse=True)
+def quiet_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A developer's own W&B and Hydra settings decide nothing in a test."""
+    for name in list(os.environ):
+        if name.startswith("WANDB_") or name == "HYDRA_FULL_ERROR":
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def repo() -> Path:
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def pretrained() -> Path:
+    """A real pretrained model, SmolLM2-135M in f32; made if it is not there yet."""
+    folder = ROOT / "models" / "smollm2-135m"
+    command = [sys.executable, "-m", "lab.pretrained", str(folder)]
+    made = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True)
+    if made.returncode:
+        give_up = pytest.fail if os.environ.get("CI") else pytest.skip
+        give_up(f"no pretrained model: {made.stderr.strip()}")
+    return folder

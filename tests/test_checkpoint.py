@@ -1,0 +1,140 @@
+"""Checkpoints: whole or not at all, and refused when a bit is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+
+import mlx.core as mx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lab import checkpoint
+from lab.checkpoint import CheckpointError, Snapshot
+
+ADAPTER = {"fine_tune_type": "full"}
+
+
+def snapshot(step: int = 7) -> Snapshot:
+    return Snapshot(
+        step=step,
+        weights={"a.weight": mx.arange(12, dtype=mx.float32).reshape(3, 4), "b": mx.array(2.5)},
+        optimizer={"step": mx.array(7, mx.uint64), "a.m": mx.ones((2, 2), mx.bfloat16)},
+        state={"rng": [1, 2**32 - 1], "progress": {"step": step}},
+    )
+
+
+def test_what_is_loaded_is_what_was_saved(tmp_path: Path) -> None:
+    folder = checkpoint.save(tmp_path, snapshot(), ADAPTER)
+    loaded = checkpoint.load(folder)
+    assert (loaded.step, loaded.state) == (7, snapshot().state)
+    for part in ("weights", "optimizer"):
+        checkpoint.check_same(part, getattr(loaded, part), getattr(snapshot(), part))
+        for name, array in getattr(snapshot(), part).items():
+            assert mx.array_equal(array, getattr(loaded, part)[name])
+
+
+@pytest.mark.parametrize("name", [*checkpoint.FILES, checkpoint.MANIFEST])
+@settings(max_examples=12)
+@given(position=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+def test_any_flipped_bit_is_noticed(
+    tmp_path_factory: pytest.TempPathFactory, name: str, position: float, bit: int
+) -> None:
+    folder = checkpoint.save(tmp_path_factory.mktemp("flip"), snapshot(), ADAPTER)
+    raw = bytearray((folder / name).read_bytes())
+    raw[int(position * len(raw))] ^= 1 << bit
+    (folder / name).write_bytes(raw)
+    try:
+        loaded = checkpoint.load(folder)
+    except CheckpointError as error:
+        assert folder.name in str(error)
+    else:  # in the manifest a bit can change what no one relies on: the time it was written
+        assert name == checkpoint.MANIFEST
+        assert loaded.state == snapshot().state
+
+
+@pytest.mark.parametrize("name", [*checkpoint.FILES, checkpoint.MANIFEST])
+def test_a_truncated_or_missing_file_is_named(tmp_path: Path, name: str) -> None:
+    folder = checkpoint.save(tmp_path, snapshot(), ADAPTER)
+    os.truncate(folder / name, (folder / name).stat().st_size // 2)
+    with pytest.raises(CheckpointError, match=re.escape(f"step_7/{name}")):
+        checkpoint.load(folder)
+    (folder / name).unlink()
+    with pytest.raises(CheckpointError, match=re.escape(f"step_7/{name}")):
+        checkpoint.load(folder)
+
+
+def test_a_save_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path, snapshot(1), ADAPTER)
+
+    def fail() -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        checkpoint.save(tmp_path, snapshot(2), ADAPTER, before_rename=fail)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["step_1"]
+
+
+def test_it_appears_only_after_its_rows_are_written(tmp_path: Path) -> None:
+    seen = []
+    checkpoint.save(
+        tmp_path, snapshot(), ADAPTER, before_rename=lambda: seen.append(checkpoint.steps(tmp_path))
+    )
+    assert seen == [[]]
+    assert checkpoint.steps(tmp_path) == [7]
+
+
+def test_the_newest_are_kept_and_leftovers_removed(tmp_path: Path) -> None:
+    for step in (5, 10, 100, 20):
+        checkpoint.save(tmp_path, snapshot(step), ADAPTER)
+    (tmp_path / ".step_101.1.tmp").mkdir()
+    (tmp_path / "step_7").mkdir()  # no manifest: not a checkpoint
+    checkpoint.prune(tmp_path, keep=2)
+    assert checkpoint.steps(tmp_path) == [20, 100]
+    assert not (tmp_path / ".step_101.1.tmp").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"version": 99}, "expected version 1, found 99"),
+        ({"files": {"../../etc/passwd": {}}}, "expected exactly the files"),
+        ({"files": []}, "expected exactly the files"),
+    ],
+)
+def test_a_hostile_or_newer_manifest_is_refused(tmp_path: Path, change: dict, message: str) -> None:
+    folder = checkpoint.save(tmp_path, snapshot(), ADAPTER)
+    manifest = json.loads((folder / checkpoint.MANIFEST).read_text()) | change
+    (folder / checkpoint.MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointError, match=message):
+        checkpoint.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        ({}, "a is missing"),
+        ({"a": mx.zeros(2), "b": mx.zeros(2)}, "b is unknown"),
+        ({"a": mx.zeros(3)}, r"a: expected \(2,\)"),
+        ({"a": mx.zeros(2, mx.int32)}, "a: expected .* found .*int32"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_named(found: dict, message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        checkpoint.check_same("weights", found, {"a": mx.zeros(2)})
+
+
+def test_the_digest_of_weights_sees_names_shapes_types_and_bits() -> None:
+    base = {"a": mx.zeros((2, 3)), "b": mx.ones(2)}
+    others = [
+        {"a": mx.zeros((3, 2)), "b": mx.ones(2)},
+        {"a": mx.zeros((2, 3)), "c": mx.ones(2)},
+        {"a": mx.zeros((2, 3), mx.int32), "b": mx.ones(2)},
+        {"a": mx.zeros((2, 3)) * -1, "b": mx.ones(2)},  # -0.0 equals 0.0 but is not the same bits
+    ]
+    digests = {checkpoint.weights_sha256(weights) for weights in (base, *others)}
+    assert len(digests) == 5
+    assert checkpoint.weights_sha256(dict(reversed(base.items()))) in digests

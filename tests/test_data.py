@@ -1,0 +1,295 @@
+"""Data from file to batch: formats, bad input, the index, and the sources that are made."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lab.config import ConfigError, Data, Train
+from lab.data import Batch, OpenData, open_data
+from lab.data.sources import stdlib_docs_folder
+from lab.data.tokenizer import ByteTokenizer
+
+EOS = ByteTokenizer.eos_id
+
+
+def data_of(path: Path | None = None, **keys: Any) -> Data:
+    given = {"name": "jsonl", "path": path and str(path), "val_fraction": 0.0, "pad_multiple": 8}
+    return Data(**(given | keys))
+
+
+def train_of(**keys: Any) -> Train:
+    given = {
+        "steps": 10, "batch_size": 2, "grad_accumulation_steps": 1, "max_seq_length": 64,
+        "max_grad_norm": 1.0, "grad_checkpoint": False, "mask_prompt": True, "compile": False,
+        "dtype": "float32", "deterministic": True, "on_nonfinite": "stop",
+        "val_interval_steps": 0, "val_batches": 1,
+    }  # fmt: skip
+    return Train(**(given | keys))
+
+
+def opened(data: Data, cache: Path, **keys: Any) -> OpenData:
+    return open_data(data, train_of(**keys), 3, ByteTokenizer(), cache)
+
+
+def write(path: Path, *samples: object) -> Path:
+    path.write_text("".join(json.dumps(s) + "\n" for s in samples))
+    return path
+
+
+def texts(count: int) -> list[dict[str, str]]:
+    return [{"text": f"{i} " + "x" * (i * 7 % 50)} for i in range(count)]
+
+
+def same(left: Batch, right: Batch) -> bool:
+    return all(np.array_equal(getattr(left, n), getattr(right, n)) for n in Batch.__annotations__)
+
+
+# --- Formats ------------------------------------------------------------------------------------
+
+
+def only_batch(tmp_path: Path, sample: object, **keys: Any) -> Batch:
+    path = write(tmp_path / "one.jsonl", sample)
+    return opened(data_of(path), tmp_path / "cache", batch_size=1, **keys).train.batch(0)
+
+
+def counted(batch: Batch) -> list[int]:
+    return batch.targets[batch.weights == 1].tolist()
+
+
+def test_text_counts_every_token_and_its_end(tmp_path):
+    assert counted(only_batch(tmp_path, {"text": "héy"})) == [*"héy".encode()[1:], EOS]
+
+
+def test_only_the_completion_counts_with_a_masked_prompt(tmp_path):
+    sample = {"prompt": "ab", "completion": "cd", "id": 7}
+    assert counted(only_batch(tmp_path, sample)) == [*b"cd", EOS]
+    assert counted(only_batch(tmp_path, sample, mask_prompt=False)) == [*b"bcd", EOS]
+
+
+def test_only_the_last_answer_counts_in_a_chat(tmp_path):
+    talk = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}]
+    assert counted(only_batch(tmp_path, {"messages": talk})) == [*b"yo", EOS]
+
+
+def test_a_prompt_that_fills_the_sequence_leaves_nothing_to_count(tmp_path):
+    batch = only_batch(tmp_path, {"prompt": "p" * 90, "completion": "c"})
+    assert (batch.num_tokens, batch.empty, batch.truncated) == (0, 1, 1)
+    assert batch.weights.tolist() == [0.0] * 8
+    assert batch.inputs.shape == (1, 64)
+
+
+# --- Bad input ----------------------------------------------------------------------------------
+
+GOOD = b'{"prompt": "a", "completion": "b"}\n'
+BAD_LINES = {
+    b"{": "JSON object",
+    b"[1]": "not a JSON list",
+    b'{"prompt": "a"}': 'no "completion"',
+    b'{"text": "a"}': 'keys of the first, "prompt", "completion"',
+    b'{"prompt": "a", "completion": 3}': '"completion" must be text',
+    b'{"prompt": "\xff", "completion": "b"}': "UTF-8",
+    b'{"prompt": "\\ud800", "completion": "b"}': "UTF-8",
+    b'{"prompt": "a", "completion": "b", "tools": ["x"]}': "tools",
+    b'{"prompt":' + b"[" * 100_000: "nested",
+}
+
+
+@pytest.mark.parametrize(("line", "said"), BAD_LINES.items(), ids=BAD_LINES.values())
+def test_a_bad_line_is_named(tmp_path, line, said):
+    path = tmp_path / "bad.jsonl"
+    path.write_bytes(GOOD + b"\n" + GOOD + line + b"\n" + GOOD)
+    with pytest.raises(ConfigError) as caught:
+        opened(data_of(path), tmp_path)
+    assert (caught.value.key, caught.value.value) == ("data.path", str(path))
+    assert caught.value.allowed.startswith("line 4 ")
+    assert said in caught.value.allowed
+
+
+BAD_FIRST = {
+    "{}": "has the keys (none)",
+    '{"messages": []}': "at least one",
+    '{"messages": [{"content": "x"}]}': 'message 1 must have a "role"',
+    '{"messages": [{"role": "user", "content": null}]}': 'message 1 must have a "content"',
+}
+
+
+@pytest.mark.parametrize(("line", "said"), BAD_FIRST.items(), ids=BAD_FIRST.values())
+def test_the_first_line_must_have_a_known_format(tmp_path, line, said):
+    (tmp_path / "bad.jsonl").write_text(line)
+    with pytest.raises(ConfigError, match=r"bad\.jsonl: line 1 ") as caught:
+        opened(data_of(tmp_path / "bad.jsonl"), tmp_path)
+    assert said in caught.value.allowed
+
+
+def test_a_missing_or_empty_file_is_named(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "empty.jsonl").write_text("\n \n")
+    bad = {"nowhere": "no such file", "folder": "has no train.jsonl", "empty.jsonl": "no sample"}
+    for name, said in (bad | {"x" * 300: "no such file"}).items():
+        with pytest.raises(ConfigError, match=said) as caught:
+            opened(data_of(tmp_path / name), tmp_path)
+        assert (caught.value.key, caught.value.value) == ("data.path", str(tmp_path / name))
+    with pytest.raises(ConfigError, match="must be a JSONL file"):
+        opened(data_of(None), tmp_path)
+
+
+def test_too_few_samples_for_a_batch(tmp_path):
+    path = write(tmp_path / "few.jsonl", *texts(3))
+    with pytest.raises(ConfigError, match=r"train.batch_size=4: .* 3 in"):
+        opened(data_of(path), tmp_path, batch_size=4)
+    with pytest.raises(ConfigError, match=r"data\.val_fraction=0\.0: gives 0 .*batch_size=2"):
+        opened(data_of(path), tmp_path, val_interval_steps=1)
+    (tmp_path / "both").mkdir()
+    write(tmp_path / "both" / "train.jsonl", *texts(3))
+    write(tmp_path / "both" / "valid.jsonl", *texts(1))
+    with pytest.raises(ConfigError, match=r"valid.jsonl: gives 1 .*batch_size=2"):
+        opened(data_of(tmp_path / "both"), tmp_path, val_interval_steps=1)
+    assert opened(data_of(tmp_path / "both"), tmp_path).val is None
+
+
+# --- Files and their index ----------------------------------------------------------------------
+
+
+def test_blank_lines_a_bom_and_windows_ends_change_nothing(tmp_path):
+    plain = write(tmp_path / "plain.jsonl", *texts(3))
+    lines = plain.read_bytes().splitlines()
+    odd = tmp_path / "odd.jsonl"
+    odd.write_bytes(b"\xef\xbb\xbf" + b"\r\n\r\n  ".join(lines))
+    a, b = (opened(data_of(p), tmp_path, batch_size=3).train.batch(0) for p in (plain, odd))
+    assert same(a, b)
+
+
+def test_a_split_keeps_its_sides_when_samples_come_and_go(tmp_path):
+    def validation(count: int) -> set[bytes]:
+        path = write(tmp_path / f"{count}.jsonl", *texts(count))
+        data = opened(data_of(path, val_fraction=0.3), tmp_path, val_interval_steps=1)
+        assert data.val is not None
+        made = [data.val.batch(i) for i in range(len(data.val))]
+        return {row.tobytes().rstrip(b"\0") for b in made for row in b.inputs if row.any()}
+
+    few, many = validation(100), validation(200)
+    assert few < many
+    assert 15 < len(few) < 45
+
+
+def test_the_fingerprint_is_that_of_the_content(tmp_path):
+    paths = [tmp_path / n for n in ("a.jsonl", "b.jsonl", "c.jsonl")]
+    for path, count in zip(paths, (4, 4, 5), strict=True):
+        write(path, *texts(count))
+    a, b, c = (opened(data_of(p), tmp_path).fingerprint for p in paths)
+    assert a == b != c
+
+
+def damages(cached: Path) -> Iterator[None]:
+    whole = cached.read_bytes()
+    for damaged in (b"", b"{}", whole[:-1], whole[:-1] + bytes([whole[-1] ^ 1]), whole + b"x"):
+        cached.write_bytes(damaged)
+        yield
+
+
+def test_a_damaged_index_is_made_again(tmp_path):
+    path = write(tmp_path / "data.jsonl", *texts(9))
+    first = opened(data_of(path), tmp_path).train.batch(0)
+    (cached,) = (tmp_path / "index").iterdir()
+    whole = cached.read_bytes()
+    for _ in damages(cached):
+        assert same(opened(data_of(path), tmp_path).train.batch(0), first)
+        assert cached.read_bytes() == whole
+
+
+def test_a_good_index_is_used(tmp_path):
+    path = write(tmp_path / "data.jsonl", *texts(9))
+    opened(data_of(path), tmp_path)
+    (cached,) = (tmp_path / "index").iterdir()
+    before = cached.stat()
+    opened(data_of(path), tmp_path)
+    assert [p.name for p in (tmp_path / "index").iterdir()] == [cached.name]
+    assert (cached.stat().st_ino, cached.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+def test_a_file_that_changes_under_a_run_is_noticed(tmp_path):
+    path = write(tmp_path / "data.jsonl", *texts(9))
+    data = opened(data_of(path), tmp_path)
+    with path.open("a") as file:
+        file.write("{}\n")
+    with pytest.raises(ConfigError, match="changed"):
+        data.train.batch(0)
+
+
+# --- Made sources -------------------------------------------------------------------------------
+
+
+def test_stdlib_docs_are_made_again_where_damaged_and_once_otherwise(tmp_path):
+    made, keys = stdlib_docs_folder(tmp_path), {"val_interval_steps": 10}
+    made.mkdir()
+    (made / "train.jsonl").write_bytes(b"\0" * 1000)
+    data = opened(data_of(name="stdlib_docs", val_fraction=0.05), tmp_path, **keys)
+    assert [p.name for p in made.iterdir()] == ["train.jsonl"]
+    lines = (made / "train.jsonl").read_text("utf-8").splitlines()
+    assert len(lines) > 2000
+    assert data.val is not None
+    assert 0.03 < len(data.val) / (len(data.train) + len(data.val)) < 0.07
+    sample = json.loads(lines[len(lines) // 2])
+    assert sample["prompt"].startswith(("def ", "async def ", "class "))
+    assert sample["completion"] not in sample["prompt"]
+    before = (made / "train.jsonl").stat().st_ino
+    again = opened(data_of(name="stdlib_docs", val_fraction=0.05), tmp_path, **keys)
+    assert again.fingerprint == data.fingerprint
+    assert (made / "train.jsonl").stat().st_ino == before
+
+
+def test_a_cache_that_cannot_be_written_is_said(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"data\.name=stdlib_docs: cannot be written"):
+        opened(data_of(name="stdlib_docs"), tmp_path / "file" / "cache")
+
+
+def test_hub_says_what_it_needs(tmp_path):
+    with pytest.raises(ConfigError, match=r"data\.hub_id=null: must name a dataset"):
+        opened(data_of(name="hub"), tmp_path)
+    with pytest.raises(ConfigError) as caught:  # not installed, or there is no such dataset
+        opened(data_of(name="hub", hub_id=str(tmp_path / "no-such-dataset")), tmp_path)
+    assert caught.value.key == "data.hub_id"
+    assert "mlx-memory-lab[hub]" in str(caught.value) or "cannot be loaded" in str(caught.value)
+
+
+def test_hub_reads_a_dataset(tmp_path):
+    pytest.importorskip("datasets", reason="the hub extra is not installed", exc_type=ImportError)
+    (tmp_path / "set").mkdir()
+    write(tmp_path / "set" / "train.jsonl", *texts(9))
+    write(tmp_path / "set" / "valid.jsonl", *texts(4))
+    data = data_of(name="hub", hub_id=str(tmp_path / "set"))
+    made = opened(data, tmp_path / "cache", batch_size=2, val_interval_steps=1)
+    assert made.val is not None
+    assert (len(made.train), len(made.val)) == (5, 2)
+
+
+def test_the_training_process_imports_nothing_heavy():
+    code = (
+        "import sys; import lab.data; "
+        "print(sorted({m.split('.')[0] for m in sys.modules} & set(sys.argv[1:])))"
+    )
+    heavy = [
+        "hydra",
+        "omegaconf",
+        "wandb",
+        "transformers",
+        "datasets",
+        "mlx",
+        "tokenizers",
+        "jinja2",
+    ]
+    run = [sys.executable, "-c", code, *heavy]
+    root = Path(__file__).resolve().parents[1]
+    environment = os.environ | {"PYTHONPATH": str(root)}
+    done = subprocess.run(run, check=True, capture_output=True, text=True, env=environment)
+    assert done.stdout.strip() == "[]"

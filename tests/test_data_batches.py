@@ -1,0 +1,112 @@
+"""Batches: a pure function of seed and index, every sample once, the right tokens counted."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lab.data import Batch, Batches
+from lab.data.batches import Shape, collate, plan
+
+
+def batches_of(
+    sizes: list[int], batch_size: int, seed: int | None = 0, multiple: int = 4
+) -> Batches:
+    shape = Shape(batch_size=batch_size, accumulation=2, max_length=512, pad_multiple=multiple)
+    # Each sample is its own position, repeated: a batch tells which samples are in it.
+    return Batches(np.array(sizes), lambda i: ([i + 1] * sizes[i], 0), shape, seed)
+
+
+def same(left: Batch, right: Batch) -> bool:
+    return all(np.array_equal(getattr(left, n), getattr(right, n)) for n in Batch.__annotations__)
+
+
+SIZES = st.lists(st.integers(2, 40), min_size=1, max_size=60)
+
+
+@given(sizes=SIZES, batch_size=st.integers(1, 7), seed=st.integers(0, 2**32 - 1), data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_a_batch_depends_only_on_seed_and_index(sizes, batch_size, seed, data):
+    used = batches_of(sizes, batch_size, seed)
+    for index in data.draw(st.lists(st.integers(0, 200), max_size=4)):
+        used.batch(index)
+    index = data.draw(st.integers(0, 200))
+    assert same(used.batch(index), batches_of(sizes, batch_size, seed).batch(index))
+
+
+@given(sizes=SIZES, batch_size=st.integers(1, 7), epoch=st.integers(0, 5))
+@settings(max_examples=60, deadline=None)
+def test_every_sample_comes_once_an_epoch(sizes, batch_size, epoch):
+    batches = batches_of(sizes, batch_size)
+    indices = range(epoch * len(batches), (epoch + 1) * len(batches))
+    members = [m for index in indices for m in batches.members(index)]
+    assert sorted(members) == list(range(len(sizes)))
+    assert sum(batches.batch(i).num_tokens for i in indices) == sum(sizes) - len(sizes)
+
+
+def test_epochs_and_seeds_differ_and_validation_does_not():
+    sizes = list(range(2, 66))
+    orders = [[tuple(batches_of(sizes, 4, seed).members(i)) for i in range(32)] for seed in (1, 2)]
+    assert orders[0] != orders[1]
+    assert orders[0][:16] != orders[0][16:]
+    assert {frozenset(m) for m in orders[0][:16]} != {frozenset(m) for m in orders[0][16:]}
+    fixed = batches_of(sizes, 4, None)
+    assert [fixed.members(i) for i in range(16)] == [fixed.members(i) for i in range(16, 32)]
+
+
+def test_the_order_is_the_same_on_every_machine_and_version():
+    expected = [[0, -1, -1], [4, 6, 2], [3, 5, 1]]
+    assert plan(np.array([5, 3, 9, 1, 7, 2, 8]), 3, 2, key=(7, 1)).tolist() == expected
+
+
+def test_a_step_is_its_micro_batches():
+    batches = batches_of(list(range(2, 20)), 3)
+    step = batches.step(4)
+    assert len(step) == 2
+    assert all(same(a, batches.batch(i)) for a, i in zip(step, (6, 7), strict=True))
+
+
+def test_sorting_pads_clearly_less_than_random_batches():
+    sizes = np.random.default_rng(0).integers(2, 200, 2000).tolist()
+    batches = batches_of(sizes, 8, multiple=8)
+    made = [batches.batch(i) for i in range(len(batches))]
+    cells = sum(b.inputs.size for b in made)
+    unsorted = sum(-(-(max(sizes[i : i + 8]) - 1) // 8) * 64 for i in range(0, 2000, 8))
+    assert cells < 0.65 * unsorted
+    assert sum(b.padded_cells for b in made) == cells - (sum(sizes) - len(sizes))
+
+
+def test_validation_takes_long_and_short_samples_from_the_first_batches_on():
+    sizes = list(range(2, 402))
+    first = [m for i in range(10) for m in batches_of(sizes, 4, None).members(i)]
+    assert 100 < np.mean([sizes[m] for m in first]) < 300
+
+
+@given(
+    st.lists(st.tuples(st.lists(st.integers(1, 99), max_size=30), st.integers(0, 35)), max_size=4),
+    st.sampled_from((1, 4, 32)),
+)
+@settings(deadline=None)
+def test_rows_point_at_the_token_before_each_counted_target(samples, multiple):
+    shape = Shape(batch_size=4, accumulation=1, max_length=20, pad_multiple=multiple)
+    batch = collate(samples, shape)
+    rows, width = batch.inputs.shape
+    assert rows == 4
+    assert width == 20 or width % multiple == 0
+    assert batch.inputs.dtype == batch.rows.dtype == batch.targets.dtype == np.int32
+    assert len(batch.rows) == len(batch.targets) == len(batch.weights) > 0
+    assert len(batch.rows) % multiple == 0
+    expected = [
+        (b * width + t - 1, ids[t - 1], ids[t])
+        for b, (ids, prompt) in enumerate(samples)
+        for t in range(max(prompt, 1), min(len(ids), 20))
+    ]
+    real = batch.weights == 1
+    flat = batch.inputs.reshape(-1)[batch.rows]
+    found = zip(batch.rows[real], flat[real], batch.targets[real], strict=True)
+    assert [tuple(map(int, f)) for f in found] == expected
+    assert batch.num_tokens == len(expected) == batch.weights.sum()
+    assert batch.padded_cells == 4 * width - sum(max(min(len(i), 20) - 1, 0) for i, _ in samples)
+    assert batch.truncated == sum(len(ids) > 20 for ids, _ in samples)
+    assert batch.empty == sum(max(p, 1) >= min(len(i), 20) for i, p in samples)

@@ -1,0 +1,88 @@
+"""On an accelerator: reloads are exact there too, and the probe tells the truth about its memory.
+
+``pytest -m gpu``. The sequences are long enough for cuDNN's attention, whose backward pass is not
+repeatable as it comes: ``train.deterministic`` (the default) must make it so.
+"""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+
+import pytest
+
+from lab.config import GB
+from tests.runs import start
+from tests.test_exact import METHODS, STRAIGHT, assert_same
+
+pytestmark = pytest.mark.gpu
+
+SIZES = (
+    "model.scratch.hidden_size=512", "model.scratch.num_layers=4", "model.scratch.num_heads=8",
+    "model.scratch.intermediate_size=1024", "train.batch_size=4", "train.max_seq_length=1024",
+    "optimizer.learning_rate=1e-3",
+)  # fmt: skip
+CASES = {
+    "full-adamw-compiled": "adapter=full optimizer=adamw train.compile=true",
+    "full-muon": "adapter=full optimizer=muon train.compile=false optimizer.schedule=cosine",
+    "lora-adam-compiled": "adapter=lora optimizer=adam adapter.dropout=0.1 train.compile=true "
+    "train.grad_accumulation_steps=2 optimizer.schedule=linear",
+    "qlora-adamw": "adapter=qlora optimizer=adamw adapter.dropout=0.1 train.compile=true",
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_reloads_change_nothing(case: str, tmp_path: Path) -> None:
+    overrides = (*SIZES, *CASES[case].split())
+    straight = start(tmp_path / "straight", *STRAIGHT, *overrides)
+    for method, reloads in METHODS.items():
+        run = start(tmp_path / method, *reloads, *overrides)
+        assert [e["step"] for e in run.events("reload")] == [2, 4]
+        assert_same(run, straight, last=6)
+
+
+def test_four_runs_have_one_curve(tmp_path: Path) -> None:
+    curves = [
+        start(tmp_path / f"{i}", *STRAIGHT, *SIZES, "train.steps=12").column("loss")
+        for i in range(4)
+    ]
+    assert curves.count(curves[0]) == 4
+
+
+def test_a_run_that_need_not_be_repeatable_trains(tmp_path: Path) -> None:
+    run = start(tmp_path / "run", *STRAIGHT, *SIZES, "train.deterministic=false")
+    assert run.result.exit_code == 0
+
+
+def test_the_probe_sees_the_memory_of_the_device(tmp_path: Path) -> None:
+    run = start(tmp_path / "run", *STRAIGHT, *SIZES, "train.steps=12", "memory.cache_limit_gb=0.25")
+    active, peak, cache = (run.column(f"memory/{name}_gb") for name in ("active", "peak", "cache"))
+    parameters = run.arrays(12, "adapters.safetensors").values()
+    weights = sum(len(bits) for _, _, bits in parameters) / GB
+    assert min(active) >= 3 * weights  # the weights and Adam's two moments
+    assert max(active) < 3 * weights + 0.1
+    assert all(p > a for p, a in zip(peak, active, strict=True))
+    assert max(cache) <= 0.25 + 0.01
+
+
+def test_a_reload_above_a_threshold_frees_the_cache(tmp_path: Path) -> None:
+    run = start(
+        tmp_path / "run", "reload=threshold", "reload.memory_threshold_gb=0.05", *SIZES,
+        "memory.cache_clear_interval=0",
+    )  # fmt: skip
+    assert run.events("reload")
+    assert run.result.exit_code == 0
+
+
+def test_a_reading_costs_little() -> None:
+    import time
+
+    from lab import memory
+
+    costs = []
+    for _ in range(200):
+        began = time.perf_counter()
+        memory.read()
+        costs.append(time.perf_counter() - began)
+    print(f"a reading takes {statistics.median(costs) * 1e6:.0f} us")
+    assert statistics.median(costs) < 0.01 * 0.030

@@ -1,0 +1,83 @@
+"""The repository itself: the locks, the Makefile, and what must not be in the tree."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+
+LOCKS = ("default", "cuda")
+HASH = r"--hash=sha256:[0-9a-f]{64}"
+REQUIREMENT = rf"(?P<name>[a-z0-9-]+)==(?P<version>[0-9][\w.]*)(?: ; [^\\]+)?(?: \\\n    {HASH})+"
+MACHINE_PATH = re.compile(r"(?<![\w./}~-])/(?:home|root|Users|work|private|mnt|opt)/[\w.-]+")
+
+
+def tracked(repo: Path) -> list[Path]:
+    """The files that git holds or would take up."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        check=True, cwd=repo, capture_output=True, text=True,
+    )  # fmt: skip
+    return [path for name in listed.stdout.split("\0") if (path := repo / name).is_file()]
+
+
+def pins(repo: Path, lock: str) -> dict[str, str]:
+    text = (repo / "requirements" / f"{lock}.txt").read_text()
+    return {found["name"]: found["version"] for found in re.finditer(REQUIREMENT, text)}
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_lock_is_hashes_and_pins_only(repo: Path, lock: str) -> None:
+    text = (repo / "requirements" / f"{lock}.txt").read_text()
+    rest = re.sub(rf"(?m)^{REQUIREMENT}$", "", text)
+    assert [line for line in rest.splitlines() if line and not line.lstrip().startswith("#")] == []
+    assert "://" not in text
+    assert len(pins(repo, lock)) > 50
+
+
+@pytest.mark.parametrize(("lock", "extra"), [("default", "cpu"), ("cuda", "cuda")])
+def test_lock_holds_what_pyproject_asks_for(repo: Path, lock: str, extra: str) -> None:
+    project = tomllib.loads((repo / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    locked = pins(repo, lock)
+    for wanted in project["dependencies"] + extras["dev"] + extras[extra]:
+        name, _, version = re.sub(r"\[.*?\]", "", wanted).partition("==")
+        name = re.split("[<>=]", name)[0]
+        assert name in locked, f"{wanted}: run `make lock`"
+        assert not version or locked[name] == version, f"{wanted}: run `make lock`"
+
+
+def test_locks_agree_and_hold_one_backend_each(repo: Path) -> None:
+    default, cuda = (pins(repo, lock) for lock in LOCKS)
+    assert {name: default[name] for name in default.keys() & cuda.keys()}.items() <= cuda.items()
+    assert "mlx-cpu" in default.keys() - cuda.keys()
+    assert "mlx-cuda-13" in cuda.keys() - default.keys()
+    assert "torch" not in default.keys() | cuda.keys()
+
+
+def test_tree_names_no_path_of_a_machine(repo: Path) -> None:
+    found = [
+        f"{path.relative_to(repo)}: {match[0]}"
+        for path in tracked(repo)
+        for match in MACHINE_PATH.finditer(path.read_text(errors="replace"))
+    ]
+    assert found == []
+
+
+def test_make_help_lists_every_target(repo: Path) -> None:
+    listed = subprocess.run(["make", "help"], check=True, cwd=repo, capture_output=True, text=True)
+    named = set(re.findall(r"^  make ([a-z]+)", listed.stdout, re.MULTILINE))
+    assert named == {
+        "help",
+        "setup",
+        "train",
+        "test",
+        "lint",
+        "bench",
+        "pretrained",
+        "lock",
+        "clean",
+    }
