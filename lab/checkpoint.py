@@ -141,7 +141,7 @@ def check_same(what: str, found: Arrays, expected: Arrays) -> None:
     """Refuse arrays that do not fit, before anything is changed.
 
     Raises:
-        CheckpointError: names the first array that is missing, unknown, or of another shape or type.
+        CheckpointError: names the first array that is missing, unknown, or of another form.
     """
     for name in sorted(found.keys() ^ expected.keys()):
         side = "is missing" if name in expected else "is unknown to this session"
@@ -161,7 +161,7 @@ def weights_sha256(weights: Arrays) -> str:
     for name in sorted(weights):
         array = weights[name]
         digest.update(f"{name} {array.shape} {array.dtype}\n".encode())
-        digest.update(memoryview(array.reshape(-1).view(mx.uint8)))
+        digest.update(memoryview(array.reshape(-1).view(mx.uint8)))  # type: ignore[arg-type]
     return digest.hexdigest()
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import MISSING as REQUIRED
 from dataclasses import Field, field, fields, is_dataclass, make_dataclass
 from functools import cache
@@ -75,17 +75,24 @@ def _node(hint: Any) -> Any:
 
 
 @cache
+def profile_sizes() -> dict[str, int]:
+    """Memory in GB of each profile, from the names alone: this is asked at every start."""
+    named = (re.fullmatch(r".*_(\d+)gb", p.stem) for p in (CONF / "hardware").glob("*.yaml"))
+    return {match[0]: int(match[1]) for match in named if match}
+
+
+@cache
 def profiles() -> dict[str, dict[str, Any]]:
     """The ``hardware`` mapping of each profile's YAML, as it stands there."""
-    files = sorted(p for p in (CONF / "hardware").glob("*.yaml") if p.stem != AUTO)
-    return {p.stem: yaml.safe_load(p.read_text(encoding="utf-8"))["hardware"] for p in files}
+    files = [(name, CONF / "hardware" / f"{name}.yaml") for name in profile_sizes()]
+    return {n: yaml.safe_load(f.read_text(encoding="utf-8"))["hardware"] for n, f in files}
 
 
 def detected_profile(machine: Machine) -> str:
     """The largest profile that the machine's memory holds, or the smallest there is."""
     sizes = {
-        name: profile["memory_gb"]
-        for name, profile in profiles().items()
+        name: size
+        for name, size in profile_sizes().items()
         if machine.backend == "cuda" or not name.startswith("cuda")
     }
     fitting = [name for name in sizes if sizes[name] * USABLE_SHARE <= machine.memory_gb]
@@ -113,21 +120,26 @@ def _profile_here() -> str:
     try:
         return detected_profile(probe_machine())
     except ProbeError:  # --help works without MLX; a run asks again and says what is wrong
-        return min(profiles(), key=lambda name: profiles()[name]["memory_gb"])
+        return min(profile_sizes(), key=profile_sizes().__getitem__)
 
 
 def register() -> None:
     """Make the schema and the resolvers known to Hydra."""
     ConfigStore.instance().store("schema", schema(Config))
     resolvers = {
-        "adapter_for": lambda model: "full" if model == "tiny" else "lora",
         "detected_profile": _profile_here,
         "machine": lambda key: getattr(probe_machine(), key),
         "model_tier": modelsize.tier_of_folder,
-        "run_name": lambda name, overrides: run_name(name, plain_overrides(overrides)),
     }
     for name, resolver in resolvers.items():
         OmegaConf.register_new_resolver(name, resolver, replace=True)
+    # Hydra hands the cache on to each job of a sweep: its folder is named once, as ${now:} is.
+    OmegaConf.register_new_resolver(
+        "run_name",
+        lambda name, overrides: run_name(name, plain_overrides(overrides)),
+        replace=True,
+        use_cache=True,
+    )
 
 
 register()
@@ -158,6 +170,10 @@ def compose_config(
         ConfigError: a value is impossible.
         OmegaConfBaseException: an interpolation is.
     """
+    # Looked at before the profile's table is asked for it, and only where there is a model at all.
+    tier = None if OmegaConf.is_missing(cfg, "model") else cfg.model.tier
+    if tier not in TIERS:
+        raise ConfigError("model.tier", tier, f"must be one of {', '.join(TIERS)}")
     task = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
     raw = OmegaConf.to_container(task, resolve=True, throw_on_missing=True)
     assert isinstance(raw, dict)
@@ -169,7 +185,7 @@ def compose_config(
     _resolve_paths(values)
     warnings = decide(values, machine or probe_machine())
     config = from_dict(Config, values)
-    return config, warnings + idle_triggers(config, given)
+    return config, warnings + idle_settings(config, given)
 
 
 def plain_overrides(overrides: ListConfig | Sequence[str]) -> list[str]:
@@ -196,7 +212,6 @@ def decide(values: dict[str, Any], machine: Machine) -> list[str]:
     _fill(values["train"], compile=not cpu, dtype="float32" if cpu else "bfloat16")
     _fill(values["data"], pad_multiple={"cpu": 32, "metal": 64, "cuda": 256}[machine.backend])
     _fill(values["worker"], threads=machine.cores)
-    _fill(values["model"], tier=TIERS[0])
     _decide_size(values, machine)
     return warnings
 
@@ -322,25 +337,26 @@ def apply_wandb_environment(
         tracker["tags"] = tuple(tag.strip() for tag in tags.split(",") if tag.strip())
 
 
-def idle_triggers(config: Config, given: Mapping[str, str]) -> list[str]:
-    """A line for each reload or adapter setting that the user gave and that does nothing here."""
-    policy = config.reload.policy
-    acting = {
-        "none": (),
-        "interval": ("interval_steps", "leak_threshold_mb"),
-        "threshold": ("memory_threshold_gb", "leak_threshold_mb"),
-        "leak": ("leak_threshold_mb",),
-    }.get(policy, ("interval_steps", "memory_threshold_gb", "leak_threshold_mb"))
-    idle = [
-        f"reload.{key} does nothing with reload.policy={policy}"
-        for key in ("interval_steps", "memory_threshold_gb", "leak_threshold_mb")
-        if f"reload.{key}" in given and key not in acting
-    ]
-    if config.adapter.kind == "full":
+def idle_settings(config: Config, given: Collection[str]) -> list[str]:
+    """A line for each setting that the user gave and that does nothing in this run.
+
+    Arguments:
+        given: the keys that the user set.
+    """
+    triggers = ("interval_steps", "memory_threshold_gb", "leak_threshold_mb")
+    idle_here = {
+        "none": triggers,
+        "interval": ("memory_threshold_gb",),
+        "threshold": ("interval_steps",),
+        "leak": ("interval_steps", "memory_threshold_gb"),
+    }
+    policy, kind, data = config.reload.policy, config.adapter.kind, config.data.name
+    idle = {f"reload.{key}": f"reload.policy={policy}" for key in idle_here.get(policy, ())}
+    if kind == "full":
         sizes = ("rank", "alpha", "num_layers", "dropout", "targets")
-        idle += [
-            f"adapter.{key} does nothing with adapter=full"
-            for key in sizes
-            if f"adapter.{key}" in given
-        ]
-    return idle
+        idle |= {f"adapter.{key}": "adapter=full" for key in sizes}
+    if data != "jsonl":
+        idle["data.path"] = f"data={data}"
+    if data != "hub":
+        idle["data.hub_id"] = idle["data.hub_config"] = f"data={data}"
+    return [f"{key} does nothing with {cause}" for key, cause in idle.items() if key in given]

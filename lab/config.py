@@ -135,7 +135,7 @@ class Scratch:
 @dataclass(frozen=True, kw_only=True)
 class Model:
     name: str = setting()
-    tier: str = setting(choices=TIERS, auto=True)
+    tier: str = setting(choices=TIERS)
     path: str | None = setting(None)
     hub_id: str | None = setting(None)
     scratch: Scratch | None = setting(None)

@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lab.analysis.summary import VERSION, read_jsonl, summarise
+from lab.analysis.summary import VERSION, summarise
 from lab.config import Config, ConfigError, dump
 from lab.supervisor import Exit, Record, Signals, WorkerProcess
+from lab.tracking.files import MetricsLost, RunFiles
+from lab.tracking.rows import read_jsonl
 
 if TYPE_CHECKING:
     from lab.tracking import Tracker
@@ -72,7 +74,7 @@ def run(
     try:
         return _Sitting(config, run_dir, overrides=overrides, group=group).run()
     except ConfigError as error:
-        log.error("%s", error)
+        log.error("%s", error)  # noqa: TRY400 - a user's mistake has no traceback
         _remove_run(run_dir)
         return Result(2)
 
@@ -102,8 +104,6 @@ class _Sitting:
     def __init__(
         self, config: Config, run_dir: Path, *, overrides: list[str], group: str | None
     ) -> None:
-        from lab.tracking.files import RunFiles
-
         self._config, self._run_dir = config, run_dir
         self._overrides, self._group = overrides, group
         self._files = RunFiles(run_dir)
@@ -112,33 +112,55 @@ class _Sitting:
         self._ended: Record = {}
         self._error: Record = {}
         self._mismatch: int | None = None
-        earlier = read_jsonl(run_dir / "events.jsonl")
+        earlier = list(read_jsonl(run_dir / "events.jsonl"))
         self._started = time.monotonic() - max((e["time"] for e in earlier), default=0.0)
         self._generation = sum(e["event"] == "worker_started" for e in earlier)
 
     def run(self) -> Result:
-        """Worker after worker, until the run has ended one way or another."""
+        """Worker after worker, until the run has ended one way or another.
+
+        Raises:
+            ConfigError: the worker found the config impossible before the first step.
+        """
+        try:
+            with Signals() as signals:
+                return self._finish(self._train(signals), signals.exit_code)
+        except MetricsLost as error:
+            log.error("%s: the run stops rather than lose rows", error)  # noqa: TRY400
+            self._close_trackers({"state": "failed"}, 1)
+            return Result(1)
+        except BaseException:
+            self._close_trackers({"state": "failed"}, 1)
+            raise
+
+    def _train(self, signals: Signals) -> Exit:
+        """Start workers until one ends for good; a death is replayed from the last checkpoint."""
         deaths, died_at = 0, -1
         if self._generation:
             self._event("resumed", self._files.last_step)
         else:
             self._event("run_started", 0, name=self._config.name)
-        with Signals() as signals:
-            while True:
-                end = self._one_worker(signals)
-                step = self._files.last_step
-                if end.outcome == "bad_config":
-                    raise ConfigError(*(self._error[k] for k in ("key", "value", "allowed")))
-                if end.outcome == "died":
-                    deaths = 1 if step > died_at else deaths + 1
-                    died_at = max(died_at, step)
-                    self._event("worker_died", step, cause=end.cause, error=self._error.get("text"))
-                again = end.outcome == "reload" or (
-                    end.outcome == "died" and deaths <= self._config.worker.max_restarts
-                )
-                if not again or signals.exit_code is not None:
-                    return self._finish(end, signals.exit_code)
-                self._generation += 1
+        while True:
+            end = self._one_worker(signals)
+            step = self._files.last_step
+            if end.outcome == "bad_config":
+                error = ConfigError(*(self._error[k] for k in ("key", "value", "allowed")))
+                if step == 0:
+                    raise error
+                self._error = {"text": str(error)}
+            if end.outcome == "nonfinite":
+                self._error = {"text": f"the loss is no longer finite at step {step}"}
+            if end.outcome == "died":
+                deaths = 1 if step > died_at else deaths + 1
+                died_at = max(died_at, step)
+                self._event("worker_died", step, cause=end.cause, error=self._error.get("text"))
+                log.debug("%s", self._error.get("trace", ""))
+            again = end.outcome == "reload" or (
+                end.outcome == "died" and deaths <= self._config.worker.max_restarts
+            )
+            if not again or signals.exit_code is not None:
+                return end
+            self._generation += 1
 
     def _one_worker(self, signals: Signals) -> Exit:
         self._error = {}
@@ -231,14 +253,19 @@ class _Sitting:
             "environment": self._environment | _parent_environment(),
         }
         self._files.write_summary(summary)
-        problems = [line for t in self._trackers for line in t.close(summary, exit_code)]
+        problems = self._close_trackers(summary, exit_code)
         self._files.close()
         self._tell(summary, problems)
         return Result(exit_code, _objective(self._config, summary) if exit_code == 0 else None)
 
+    def _close_trackers(self, summary: dict[str, Any], exit_code: int) -> list[str]:
+        trackers, self._trackers = self._trackers, []
+        return [line for tracker in trackers for line in tracker.close(summary, exit_code)]
+
     def _tell(self, summary: dict[str, Any], problems: list[str]) -> None:
         from lab.analysis.plot import plot_run
         from lab.tracking.closing import format_summary
+        from lab.tracking.wandb import wandb_folder
 
         for line in (*self._data_notes(), *problems):
             log.warning("%s", line)
@@ -246,12 +273,15 @@ class _Sitting:
         text = format_summary(
             summary,
             self._run_dir,
-            wandb_dir=OUTPUTS / "wandb" if tracked else None,
+            wandb_dir=wandb_folder(self._config, OUTPUTS) if tracked else None,
             error=self._error.get("text", ""),
         )
         log.info("%s", text)
         if self._files.last_step:
-            plot_run(self._run_dir)
+            try:
+                plot_run(self._run_dir)
+            except OSError as error:
+                log.warning("memory.png was not drawn: %s", error)
 
     def _data_notes(self) -> list[str]:
         """Samples that did not go in whole, said once at the end."""

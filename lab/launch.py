@@ -71,6 +71,7 @@ def _check_run(config: DictConfig) -> None:
 def _check_sweep(config: DictConfig) -> None:
     from hydra.core.global_hydra import GlobalHydra
 
+    _check_folder("hydra.sweep.dir", config.hydra.sweep.dir, "*/config.yaml")
     loader = GlobalHydra.instance().config_loader()
     for number, overrides in enumerate(sweep_jobs(config)):
         try:
@@ -78,7 +79,6 @@ def _check_sweep(config: DictConfig) -> None:
         except REFUSALS as error:
             _, line = explain(error, overrides)
             raise SweepError(f"job {number} ({' '.join(overrides)}): {line}") from error
-    _check_folder("hydra.sweep.dir", config.hydra.sweep.dir, "*/config.yaml")
 
 
 def _check_folder(key: str, folder: str, mark: str) -> None:
@@ -117,6 +117,9 @@ def explain(error: BaseException, overrides: Sequence[str]) -> tuple[int, str]:
     """The exit code of an error and one line that names key, value and what is allowed."""
     if isinstance(error, ProbeError):
         return 1, f"error: {error}"
+    for override in overrides:
+        if re.match("~(?!hydra|experiment)", override):
+            return 2, f"{override}: cannot be left out"
     if isinstance(error, ConfigError | SweepError):
         return 2, str(error)
     if not isinstance(error, HydraException | OmegaConfBaseException):
@@ -205,6 +208,12 @@ def main(cfg: DictConfig) -> float | None:
     return result.objective
 
 
+def _multirun_first(arguments: Sequence[str]) -> list[str]:
+    """``a=1 -m b=2`` as ``-m a=1 b=2``: Hydra's parser takes it only at either end."""
+    flags = [a for a in arguments if a in ("-m", "--multirun")]
+    return flags[:1] + [a for a in arguments if a not in flags]
+
+
 def _compose_once(arguments: Sequence[str]) -> None:
     """Save the time of a second composition, a tenth of a second, where it cannot matter.
 
@@ -222,6 +231,8 @@ def app() -> int:
     # Hydra prints its errors over several lines and exits 1; with this it raises them instead.
     wanted = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    logging.raiseExceptions = False  # `train.py | head` is no reason for tracebacks
+    sys.argv[1:] = _multirun_first(sys.argv[1:])
     _compose_once(sys.argv[1:])
     try:
         main()

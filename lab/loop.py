@@ -260,7 +260,7 @@ def _step_row(
         "grad_norm": grad_norm,
         "step_seconds": seconds,
         "tokens_per_second": tokens / seconds,
-        "data/padded_fraction": padded / sum(batch.inputs.size for batch in batches),
+        "data/padded_fraction": padded / sum(batch.cells for batch in batches),
     }
 
 

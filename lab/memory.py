@@ -58,7 +58,7 @@ def read() -> Reading:
 def set_limits(memory: Memory) -> None:
     """Give MLX its limits.
 
-    The memory limit raises nothing: above it Metal and CUDA reclaim cache first, the CPU ignores it.
+    The memory limit raises nothing: above it Metal and CUDA reclaim cache, the CPU ignores it.
     """
     mx.set_cache_limit(int(memory.cache_limit_gb * GB))
     mx.set_memory_limit(int(memory.limit_gb * GB))

@@ -10,7 +10,7 @@ import sys
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -71,9 +71,9 @@ def folder_of(model: Model) -> Path | None:
         return Path(snapshot_download(str(model.hub_id), allow_patterns=patterns))
     except Exception as error:  # the hub's client raises many kinds; all mean the same to a user
         reason = str(error).strip().splitlines()[0]
-        raise ConfigError("model.hub_id", model.hub_id, f"cannot be had from the hub: {reason}") from (
-            error
-        )
+        raise ConfigError(
+            "model.hub_id", model.hub_id, f"cannot be had from the hub: {reason}"
+        ) from (error)
 
 
 def build_model(
@@ -112,19 +112,26 @@ def build_model(
     return network
 
 
+def layers_of(network: nn.Module) -> list[nn.Module]:
+    """The transformer blocks, in order; every model of mlx-lm has them."""
+    return cast("list[nn.Module]", network.layers)
+
+
 def adapter_config(network: nn.Module, adapter: Adapter) -> dict[str, object]:
     """``adapter_config.json`` of a built model, as mlx-lm reads it."""
     if adapter.kind == "full":
         return {"fine_tune_type": "full"}
-    last = network.layers[-1]
+    layers = layers_of(network)
     return {
         "fine_tune_type": "dora" if adapter.kind == "dora" else "lora",
-        "num_layers": min(adapter.num_layers or 0, len(network.layers)),
+        "num_layers": min(adapter.num_layers or 0, len(layers)),
         "lora_parameters": {
             "rank": adapter.rank,
             "scale": adapter.scale,
             "dropout": adapter.dropout,
-            "keys": sorted(path for path, module in last.named_modules() if "lora_a" in module),
+            "keys": sorted(
+                path for path, module in layers[-1].named_modules() if "lora_a" in module
+            ),
         },
     }
 
@@ -164,7 +171,7 @@ def _from_folder(folder: Path) -> nn.Module:
         for file in files:
             weights.update(mx.load(str(file)))  # type: ignore[arg-type]
         if hasattr(network, "sanitize"):
-            weights = network.sanitize(weights)
+            weights = network.sanitize(weights)  # type: ignore[operator]
         if quantization := config.get("quantization"):
             _quantize_like(network, quantization, weights)
         network.load_weights(list(weights.items()))
@@ -208,12 +215,12 @@ def _quantize_like(network: nn.Module, quantization: dict[str, Any], weights: di
 
 
 def _quantize(network: nn.Module) -> None:
-    """Quantise what can be, unless the folder was quantised already; always with the same result."""
+    """Quantise what can be, unless the folder was quantised already; each time with one result."""
     if _is_quantized(network):
         return
 
     def divisible(_: str, module: nn.Module) -> bool:
-        return hasattr(module, "to_quantized") and module.weight.shape[-1] % QUANTIZED_GROUP == 0
+        return hasattr(module, "to_quantized") and module["weight"].shape[-1] % QUANTIZED_GROUP == 0
 
     nn.quantize(network, QUANTIZED_GROUP, QUANTIZED_BITS, class_predicate=divisible)
 
@@ -225,7 +232,7 @@ def _is_quantized(network: nn.Module) -> bool:
 
 def _cast(network: nn.Module, dtype: mx.Dtype) -> None:
     """Give floating parameters one type, but for those that their model keeps as they are."""
-    may_cast = getattr(network, "cast_predicate", lambda path: True)
+    may_cast = getattr(network, "cast_predicate", lambda _: True)
 
     def cast(path: str, array: mx.array) -> mx.array:
         floating = mx.issubdtype(array.dtype, mx.floating)
@@ -239,7 +246,7 @@ def _add_adapter(network: nn.Module, adapter: Adapter) -> None:
 
     They stay in float32 on a base of less precision, as in mlx-lm: small updates would be lost.
     """
-    layers = network.layers[-(adapter.num_layers or 0) :]
+    layers = layers_of(network)[-(adapter.num_layers or 0) :]
     for target in adapter.targets:
         if not any(_matches(path, target) for path, _ in layers[-1].named_modules()):
             names = {p.split(".")[-1] for p, m in layers[-1].named_modules() if "weight" in m}

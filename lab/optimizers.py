@@ -51,12 +51,12 @@ def build_schedule(config: Optimizer, *, steps: int) -> Rate:
     peak, warmup = config.learning_rate, config.warmup_steps
     rest, final = max(steps - warmup, 1), config.learning_rate * config.final_fraction
     match config.schedule:
-        case "constant":
-            main: Rate = peak
         case "linear":
-            main = optim.linear_schedule(peak, final, rest)
+            main: Rate = optim.linear_schedule(peak, final, rest)
         case "cosine":
             main = optim.cosine_decay(peak, rest, final)
+        case _:
+            main = peak
     if warmup == 0:
         return main
     rising = optim.linear_schedule(peak / warmup, peak, max(warmup - 1, 1))

@@ -17,7 +17,7 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 from mlx.utils import tree_flatten, tree_unflatten
 
-from lab import checkpoint, memory, models, optimizers, step
+from lab import checkpoint, memory, models, optimizers, repeatable, step
 from lab.checkpoint import CheckpointError, Snapshot, check_same
 from lab.config import Config
 from lab.data import Batch, OpenData
@@ -137,6 +137,8 @@ class Session:
             self._restore(snapshot)
         self.slope = SlopeWindow(config.reload.window_steps)
         self.step_seconds: deque[float] = deque(maxlen=32)
+        if config.train.deterministic and mx.default_device().type == mx.gpu:
+            repeatable.make_embeddings_repeatable(self.model)
         if config.train.grad_checkpoint:
             step.checkpoint_layers(self.model)
         self.train_step, self.evaluate = step.build_train_step(
@@ -150,7 +152,7 @@ class Session:
 
     def weights(self) -> dict[str, mx.array]:
         """The trained parameters by name."""
-        return dict(tree_flatten(self.model.trainable_parameters()))  # type: ignore[arg-type]
+        return _flat(self.model.trainable_parameters())
 
     def snapshot(self) -> Snapshot:
         """All that a step changes, as of now."""
@@ -158,7 +160,7 @@ class Session:
             step=self.progress.step,
             weights=self.weights(),
             optimizer=_flat(self.optimizer.state),
-            state={"rng": mx.random.state[0].tolist(), "progress": self.progress.to_json()},
+            state={"rng": _rng_words(), "progress": self.progress.to_json()},
         )
 
     def _restore(self, snapshot: Snapshot) -> None:
@@ -178,5 +180,9 @@ class Session:
         mx.eval(self.model.parameters(), self.optimizer.state)
 
 
+def _rng_words() -> list[int]:
+    return mx.random.state[0].tolist()  # type: ignore[index]
+
+
 def _flat(tree: Any) -> dict[str, mx.array]:
-    return dict(tree_flatten(tree))  # type: ignore[arg-type]
+    return dict(tree_flatten(tree))

@@ -15,7 +15,9 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 from mlx.utils import tree_map
 
+from lab.calls import replace_call
 from lab.data import Batch
+from lab.models import layers_of
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class PredictedLogits:
         layers = self._model.layers
         for module in self._model.modules():
             if module is not self._model and module.get("layers") is layers:
-                _replace_call(module, self._narrow)
+                replace_call(module, self._narrow)
                 return
 
     def _narrow(self, call: Callable, module: nn.Module, *args: object, **kwargs: object) -> object:
@@ -96,19 +98,8 @@ def checkpoint_layers(model: nn.Module) -> None:
 
         return mx.checkpoint(run)(layer.trainable_parameters(), *args, **kwargs)
 
-    for layer in model.layers:
-        _replace_call(layer, recompute)
-
-
-def _replace_call(module: nn.Module, replacement: Callable) -> None:
-    """Give one module a call of its own: Python looks ``__call__`` up on the class, so its class is
-    replaced by a subclass that only this module has."""
-    cls = type(module)
-
-    def call(self: nn.Module, *args: object, **kwargs: object) -> object:
-        return replacement(cls.__call__, self, *args, **kwargs)
-
-    module.__class__ = type(cls.__name__, (cls,), {"__call__": call, "__module__": cls.__module__})
+    for layer in layers_of(model):
+        replace_call(layer, recompute)
 
 
 def build_train_step(

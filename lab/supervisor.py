@@ -10,9 +10,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from lab.config import Config
 
@@ -37,7 +38,7 @@ class Exit:
 
 
 class WorkerProcess:
-    """One worker: a fresh interpreter with a record pipe, a standard input, a session of its own."""
+    """One worker: a fresh interpreter with a pipe for records and a standard input for words."""
 
     def __init__(
         self,
@@ -97,26 +98,20 @@ class WorkerProcess:
     def tell(self, *words: object) -> None:
         """Send one line to the worker; it may be dead already, which :meth:`close` will tell."""
         assert self._process.stdin is not None
-        try:
+        with suppress(BrokenPipeError, ValueError):
             self._process.stdin.write(" ".join(map(str, words)).encode() + b"\n")
             self._process.stdin.flush()
-        except (BrokenPipeError, ValueError):
-            pass
 
     def kill(self) -> None:
         """End it and everything it started, at once."""
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
 
     def close(self) -> Exit:
         """Wait for its end, with force if it does not come, and say how it ended."""
         assert self._process.stdin is not None
-        try:
+        with suppress(BrokenPipeError):
             self._process.stdin.close()
-        except BrokenPipeError:
-            pass
         try:
             self._process.wait(STOP_GRACE_S)
         except subprocess.TimeoutExpired:
@@ -135,7 +130,7 @@ class WorkerProcess:
 
 
 def _environment(config: Config) -> dict[str, str]:
-    """The worker's environment: what makes its backend repeatable, and no secret it doesn't need."""
+    """The worker's environment: what makes its backend repeatable, and no secret of W&B's."""
     environment = {k: v for k, v in os.environ.items() if k not in SECRETS}
     package_root = str(Path(__file__).resolve().parent.parent)
     paths = [package_root, *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -162,7 +157,7 @@ class Signals:
         self.worker: WorkerProcess | None = None
         self._previous: dict[signal.Signals, Any] = {}
 
-    def __enter__(self) -> Signals:
+    def __enter__(self) -> Self:
         try:
             for number in self.HANDLED:
                 self._previous[number] = signal.signal(number, self._handle)

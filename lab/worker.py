@@ -37,13 +37,11 @@ def main() -> int:
     try:
         outcome = _work(arguments, channel)
     except ConfigError as error:
-        channel.send(
-            "bad_config", key=error.key, value=str(error.value), allowed=error.allowed
-        )
+        channel.send("bad_config", key=error.key, value=str(error.value), allowed=error.allowed)
         outcome = Outcome.BAD_CONFIG
     except BrokenPipeError:
         outcome = Outcome.STOPPED
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - whatever it is, the supervisor must hear of it
         text = " ".join(f"{type(error).__name__}: {error}".split())
         channel.send("error", text=text, trace=traceback.format_exc())
         outcome = Outcome.FAILED
@@ -64,6 +62,8 @@ def _arguments() -> argparse.Namespace:
 
 def _work(arguments: argparse.Namespace, channel: Channel) -> Outcome:
     config = Config.load(arguments.config)
+    if BLAS is None and sys.platform == "linux" and mx.default_device().type == mx.cpu:
+        channel.send("warning", text=machine.BLAS_HINT)
     memory.set_limits(config.memory)
     shared = _open_shared(config, arguments.cache)
     checkpoints = arguments.config.parent / "checkpoints"
@@ -107,14 +107,12 @@ def _open_shared(config: Config, cache: Path) -> Shared:
     folder = models.folder_of(config.model)
     tokenizer = load_tokenizer(folder)
     data = open_data(config.data, config.train, config.seed, tokenizer, cache)
-    validation = tuple(
-        data.val.batch(index)
-        for index in range(min(config.train.val_batches, len(data.val)) if data.val else 0)
-    )
+    held_out = data.val
+    count = min(config.train.val_batches, len(held_out)) if held_out else 0
     return Shared(
         config=config,
         data=data,
-        validation=validation,
+        validation=tuple(held_out.batch(index) for index in range(count)) if held_out else (),
         folder=folder,
         vocab_size=tokenizer.vocab_size,
     )

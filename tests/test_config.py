@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -14,11 +17,14 @@ from unittest.mock import patch
 import pytest
 import yaml
 from hydra import compose, initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from omegaconf import DictConfig
 
 from lab import compose as lab_compose
-from lab.compose import CONF, compose_config, detected_profile, profiles, run_name
+from lab.compose import CONF, compose_config, detected_profile, profile_sizes, profiles, run_name
 from lab.config import Config, ConfigError, dump, from_dict, to_dict
 from lab.launch import explain
 from lab.machine import Machine
@@ -48,11 +54,23 @@ def hydra_here() -> Iterator[None]:
         yield
 
 
+PARSER = OverridesParser.create()
+
+
+@cache
+def of_groups(groups: tuple[str, ...], on: Machine) -> DictConfig:
+    """What Hydra composes of these options; values are set on a copy, as Hydra does, but faster."""
+    return compose("config", list(groups))
+
+
 def composed(
     *overrides: str, on: Machine = BIG, environ: dict[str, str] | None = None
 ) -> tuple[Config, list[str]]:
+    groups = tuple(o for o in overrides if (CONF / o.partition("=")[0].lstrip("+~")).is_dir())
+    values = [o for o in overrides if o not in groups]
     with patch.object(lab_compose, "probe_machine", lambda: on):
-        cfg = compose("config", list(overrides))
+        cfg = copy.deepcopy(of_groups(groups, on))
+        ConfigLoaderImpl._apply_overrides_to_config(PARSER.parse_overrides(values), cfg)
         return compose_config(cfg, overrides, machine=on, environ=environ or {})
 
 
@@ -166,10 +184,9 @@ def test_auto_takes_the_largest_profile_that_fits(
 def test_a_profile_for_a_larger_machine_runs_within_this_ones_budget() -> None:
     found, warnings = composed("hardware=ultra_96gb", on=machine(memory=24))
     assert found.memory.budget_gb == 19.2
-    assert warnings == [
-        "hardware=ultra_96gb is for 96 GB, this machine has 24.0 GB: "
-        "training within its own budget of 19.2 GB"
-    ]
+    (warning,) = warnings
+    assert warning.startswith("hardware=ultra_96gb is for 96 GB, this machine has 24.0 GB")
+    assert warning.endswith("its own budget of 19.2 GB")
 
 
 def test_the_machines_budget_is_never_exceeded() -> None:
@@ -227,7 +244,7 @@ def model_folder(tmp_path: Path) -> Path:
         "vocab_size": 49152,
         "tie_word_embeddings": True,
     }
-    (tmp_path / "config.json").write_text(str(sizes).replace("'", '"').replace("True", "true"))
+    (tmp_path / "config.json").write_text(json.dumps(sizes))
     return tmp_path
 
 
@@ -291,15 +308,16 @@ def test_what_the_user_says_is_not_decided_again() -> None:
 
 
 def test_tiny_has_its_own_batch_and_rate_on_any_hardware() -> None:
-    for profile in PROFILES:
-        train = config(f"hardware={profile}").train
+    for profile in ("base_16gb", "ultra_192gb"):
+        found = config(f"hardware={profile}")
+        train = found.train
         assert (train.batch_size, train.max_seq_length, train.grad_accumulation_steps) == (
             8,
             128,
             1,
         )
         assert train.grad_checkpoint is False
-        assert config(f"hardware={profile}").optimizer.learning_rate != 2e-4
+        assert found.optimizer.learning_rate != 2e-4
 
 
 def test_tiny_is_trained_whole_and_pretrained_models_with_lora() -> None:
@@ -368,9 +386,7 @@ def test_faults_combine_and_are_off_by_default() -> None:
 )
 def test_tier_of_a_local_model(tmp_path: Path, sizes: dict, tier: str) -> None:
     heads = {"num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128_000}
-    (tmp_path / "config.json").write_text(
-        yaml.safe_dump({**heads, **sizes}, default_flow_style=True)
-    )
+    (tmp_path / "config.json").write_text(json.dumps({**heads, **sizes}))
     found = config(
         "model=local", f"model.path={tmp_path}", "hardware=ultra_192gb", on=machine(memory=512)
     )
@@ -445,6 +461,7 @@ def test_a_damaged_model_folder(tmp_path: Path, content: str | None) -> None:
         ("sweep.on_failure=cry", "continue, stop"),
         ("trainer=torch", "lab"),
         ("train=3", "mapping"),
+        ("model.tier=huge", "compact, small, medium, large, xlarge"),
         ("model=foo", "smollm2_135m"),
         ("reload=foo", "interval_or_threshold"),
         ("experiment=foo", "quick_100"),
@@ -455,6 +472,8 @@ def test_a_damaged_model_folder(tmp_path: Path, content: str | None) -> None:
         ("modell=tiny", "did you mean model?"),
         ("+secret=1", "is not a key"),
         ("version=2", "is not a key"),
+        ("~model", "cannot be left out"),
+        ("~train.steps", "cannot be left out"),
         ("seed=${nothing.here}", "not found"),
         ("data=jsonl", "data.path"),
         ("data=hub", "data.hub_id"),
@@ -471,7 +490,7 @@ def test_a_bad_value_names_key_value_and_what_is_allowed(
         return
     line = refusal(override)
     key, _, value = override.lstrip("+").partition("=")
-    if value not in ("jsonl", "hub", "local") and "num_heads" not in key:
+    if value not in ("", "jsonl", "hub", "local") and "num_heads" not in key:
         assert line.startswith(f"{key}={value.strip(chr(39))}") or key == "optimizer.beta1"
     assert allowed is None or allowed in line
 
@@ -494,6 +513,7 @@ def test_a_tiny_model_may_not_also_have_a_folder(model_folder: Path) -> None:
         (["reload=none", "reload.interval_steps=10"], "reload.interval_steps does nothing"),
         (["reload=interval", "reload.memory_threshold_gb=1"], "reload.memory_threshold_gb does"),
         (["reload=none", "reload.leak_threshold_mb=1"], "reload.leak_threshold_mb does nothing"),
+        (["data.hub_id=a/b"], "data.hub_id does nothing with data=stdlib_docs"),
         (["adapter.rank=4"], "adapter.rank does nothing with adapter=full"),
         (["hardware=pro_32gb", "reload.memory_threshold_gb=65"], "65 cannot fire"),
     ],
@@ -579,7 +599,7 @@ def test_long_names_stay_short_and_different() -> None:
 # --- Saved configs ------------------------------------------------------------------------------
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     name=st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), max_size=30),
     rate=st.floats(1e-30, 1e30),
@@ -623,7 +643,9 @@ with initialize_config_dir(str(CONF), version_base="1.3"):
         ("model: {_target_: os.system}", "_target_"),
         ("version: 2", "this lab reads version 1"),
         ("name: [" * 5000, "cannot be read"),
-        ("seed: 1" + "0" * 5000, "seed"),
+        ("seed: 1" + "0" * 5000, "cannot be read"),
+        ("train: {steps: 1" + "0" * 400 + "}", "is missing"),
+        ("seed: 1" + "0" * 400, "at most"),
         ("seed: &a [x, *a]", "seed"),
         ("name: 2024-01-01", "must be text"),
         ("train: null", "must be a mapping"),
@@ -684,8 +706,8 @@ def train(*arguments: str, cwd: Path, **environ: str) -> subprocess.CompletedPro
         (["train.steps=0"], "train.steps=0: must be at least 1 steps"),
         (["train.stepz=1"], "train.stepz=1: is not a key; did you mean train.steps?"),
         (
-            ["-m", "train.steps=5,0"],
-            "job 1 (train.steps=0): train.steps=0: must be at least 1 steps",
+            ["seed=3", "-m", "train.steps=5,0"],
+            "job 1 (seed=3 train.steps=0): train.steps=0: must be at least 1 steps",
         ),
     ],
 )
@@ -693,6 +715,15 @@ def test_a_bad_command_line_leaves_nothing(tmp_path: Path, arguments: list[str],
     done = train(*arguments, cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (2, "", line + "\n")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sweep_numbers_its_jobs_in_one_folder(tmp_path: Path) -> None:
+    done = train("-m", "seed=1,2", "train.steps=1", "tracker=none", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (sweep,) = tmp_path.glob("outputs/sweeps/*/*")
+    assert sweep.name.endswith("_seed=1,2,train.steps=1")
+    names = [Config.load(sweep / n / "config.yaml").name for n in ("0", "1")]
+    assert names == ["seed=1,train.steps=1", "seed=2,train.steps=1"]
 
 
 def test_a_folder_that_holds_a_run_is_refused(tmp_path: Path) -> None:
@@ -709,15 +740,13 @@ def test_a_folder_that_holds_a_run_is_refused(tmp_path: Path) -> None:
         (["--help"], "stress_10000"),
         (["--hydra-help"], "Hydra"),
         (["--cfg", "job", "--resolve"], "steps: 400"),
-        (["--info", "defaults"], "hardware/base_16gb"),
+        (["--info", "defaults"], "hardware/"),
         (["-sc", "query=bash"], "model=tiny"),
     ],
 )
 def test_hydras_own_commands_work(tmp_path: Path, arguments: list[str], shows: str) -> None:
     line = "python train.py model=ti"
-    done = train(
-        *arguments, "hardware=base_16gb", cwd=tmp_path, COMP_LINE=line, COMP_POINT=str(len(line))
-    )
+    done = train(*arguments, cwd=tmp_path, COMP_LINE=line, COMP_POINT=str(len(line)))
     assert done.returncode == 0, done.stderr
     assert shows in done.stdout
     assert list(tmp_path.iterdir()) == []
@@ -745,3 +774,4 @@ def test_what_each_module_imports() -> None:
 
 def test_profiles_are_read_from_their_files() -> None:
     assert profiles().keys() == PROFILES.keys()
+    assert {n: p["memory_gb"] for n, p in profiles().items()} == profile_sizes()

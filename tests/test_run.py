@@ -15,11 +15,11 @@ from lab import experiment
 from lab.config import Config
 from tests.runs import QUICK, Run, start
 
-ROW_KEYS = (
-    "step time loss tokens learning_rate grad_norm step_seconds tokens_per_second "
-    "data/padded_fraction memory/active_gb memory/cache_gb memory/peak_gb memory/process_gb "
-    "memory/available_gb memory/swap_gb memory/slope_mb_per_step reload/count reload/generation"
-).split()
+ROW_KEYS = """
+    step time loss tokens learning_rate grad_norm step_seconds tokens_per_second
+    data/padded_fraction memory/active_gb memory/cache_gb memory/peak_gb memory/process_gb
+    memory/available_gb memory/swap_gb memory/slope_mb_per_step reload/count reload/generation
+""".split()
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,9 @@ def test_a_reload_tells_what_it_did(tmp_path: Path, method: str) -> None:
     assert run.column("reload/generation") == [0] * 3 + [len(workers) - 1] * 3
 
 
-def test_without_checkpoints_reloads_are_skipped_and_said(tmp_path: Path, straight: Run, caplog) -> None:
+def test_without_checkpoints_reloads_are_skipped_and_said(
+    tmp_path: Path, straight: Run, caplog
+) -> None:
     run = start(tmp_path / "run", "checkpoint.enabled=false", "reload.interval_steps=2")
     assert run.result.exit_code == 0
     assert [e["step"] for e in run.events("reload_skipped")] == [2, 4]
@@ -130,7 +132,9 @@ def test_a_crash_at_one_step_ends_the_run_after_its_restarts(tmp_path: Path) -> 
     assert run.column("step") == [1, 2, 3]
 
 
-def test_a_killed_worker_is_replaced_and_the_run_ends_the_same(tmp_path: Path, straight: Run) -> None:
+def test_a_killed_worker_is_replaced_and_the_run_ends_the_same(
+    tmp_path: Path, straight: Run
+) -> None:
     folder = tmp_path / "run"
     killed = []
 
@@ -224,7 +228,10 @@ def test_what_the_worker_finds_wrong_leaves_nothing_behind(tmp_path: Path, caplo
     ("modules", "never"),
     [
         ("lab.worker", ("hydra", "omegaconf", "wandb", "transformers")),
-        ("lab.experiment lab.compose lab.supervisor lab.tracking.wandb lab.analysis.plot", ("mlx",)),
+        (
+            "lab.experiment lab.compose lab.supervisor lab.tracking.wandb lab.analysis.plot",
+            ("mlx",),
+        ),
     ],
 )
 def test_who_imports_what(repo: Path, modules: str, never: tuple[str, ...]) -> None:
@@ -234,3 +241,24 @@ def test_who_imports_what(repo: Path, modules: str, never: tuple[str, ...]) -> N
         [sys.executable, "-c", script], cwd=repo, capture_output=True, text=True, check=True
     )
     assert found.stdout.strip() == "[]"
+
+
+def test_wandb_holds_what_the_files_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = start(
+        tmp_path / "run", "tracker=wandb_offline", "tracker.tags=[a,b]", "name=probe",
+        "train.val_interval_steps=3", "reload.interval_steps=2",
+    )  # fmt: skip
+    [folder] = (tmp_path / "outputs" / "wandb").glob("offline-run-*")
+    inspect = [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", "--json"]
+    told = subprocess.run([*inspect, str(folder)], capture_output=True, text=True, check=True)
+    records = [json.loads(line) for line in told.stdout.splitlines()]
+    history = [r["history"]["item"] for r in records if r["type"] == "history"]
+    rows = {h["step"]: h for h in history if "loss" in h}
+    for row in run.rows:
+        logged = {key: value for key, value in row.items() if value is not None}
+        assert logged.items() <= rows[row["step"]].items()
+    assert len(rows) == 6
+    reloads = [h for h in history if "reload/reason" in h]
+    assert [(h["step"], h["reload/reason"]) for h in reloads] == [(2, "interval"), (4, "interval")]
+    assert all({"reload/before_gb", "reload/after_gb"} <= h.keys() for h in reloads)

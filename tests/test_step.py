@@ -104,7 +104,9 @@ def test_gradient_checkpointing_changes_memory_only_and_this_model_only(samples:
     plain, plain_step, _ = build("adapter=full")
     saving, saving_step, _ = build("adapter=full", "train.grad_checkpoint=true")
     batches = batches_of(samples, 4)
-    assert saving_step(batches).evaluate() == pytest.approx(plain_step(batches).evaluate(), rel=1e-6)
+    assert saving_step(batches).evaluate() == pytest.approx(
+        plain_step(batches).evaluate(), rel=1e-6
+    )
     assert type(saving.layers[0]) is not type(plain.layers[0])
     assert type(plain.layers[0]).__call__ is type(build("adapter=full")[0].layers[0]).__call__
 
@@ -119,7 +121,7 @@ def test_a_batch_without_a_completion_token_is_no_nan(samples: list) -> None:
 
 
 def test_validation_is_the_mean_over_tokens_and_changes_nothing(samples: list) -> None:
-    model, train_step, evaluate = build("adapter=lora", "adapter.dropout=0.5")
+    model, _, evaluate = build("adapter=lora", "adapter.dropout=0.5")
     whole, halves = batches_of(samples, 4), batches_of(samples, 2)
     assert evaluate(whole) == evaluate(whole) == pytest.approx(evaluate(halves), rel=1e-6)
     assert model.training
@@ -146,7 +148,10 @@ def test_clipping_limits_the_update(samples: list) -> None:
     [
         (["optimizer.schedule=constant"], [1.0] * 10),
         (["optimizer.schedule=constant", "optimizer.warmup_steps=4"], [0.25, 0.5, 0.75] + [1] * 7),
-        (["optimizer.schedule=linear", "optimizer.final_fraction=0.0"], [1 - i / 10 for i in range(10)]),
+        (
+            ["optimizer.schedule=linear", "optimizer.final_fraction=0.0"],
+            [1 - i / 10 for i in range(10)],
+        ),
         (["optimizer.schedule=constant", "optimizer.warmup_steps=1"], [1.0] * 10),
     ],
 )
@@ -164,7 +169,9 @@ def test_schedules(overrides: list[str], expected: list[float]) -> None:
 
 def test_bias_correction_is_on_by_default() -> None:
     """Without it Adam's first step would be tiny; with it, it is the learning rate."""
-    config = config_of("optimizer=adam", "optimizer.learning_rate=0.1", "optimizer.schedule=constant")
+    config = config_of(
+        "optimizer=adam", "optimizer.learning_rate=0.1", "optimizer.schedule=constant"
+    )
     optimizer = optimizers.build_optimizer(config.optimizer, steps=10)
     weights = {"w": mx.zeros(2)}
     optimizer.init(weights)

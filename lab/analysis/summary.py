@@ -1,37 +1,22 @@
-"""The figures of a whole run, from its files alone: the same after a resume as after one sitting."""
+"""The figures of a whole run, from its files alone: the same after a resume as without one."""
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from lab.slope import WARM_UP_STEPS, theil_sen
+from lab.tracking.rows import read_jsonl
 
 VERSION = 1
 
 Row = dict[str, Any]
 
 
-def read_jsonl(path: Path) -> list[Row]:
-    """The whole rows of a file that may still be written to."""
-    return list(_whole_lines(path))
-
-
-def _whole_lines(path: Path) -> Iterator[Row]:
-    if not path.is_file():
-        return
-    with path.open("rb") as file:
-        for line in file:
-            if line.endswith(b"\n"):
-                yield json.loads(line)
-
-
 def summarise(run_dir: Path) -> dict[str, Any]:
     """Everything of ``summary.json`` that the rows and events hold."""
-    rows, events = read_jsonl(run_dir / "metrics.jsonl"), read_jsonl(run_dir / "events.jsonl")
+    rows, events = (list(read_jsonl(run_dir / f"{name}.jsonl")) for name in ("metrics", "events"))
     seconds = _seconds(rows, events)
     busy = seconds["total"] - seconds["startup"]
     process = _column(rows, "memory/process_gb")

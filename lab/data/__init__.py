@@ -66,7 +66,7 @@ def _reader(part: Part, tokenizer: Tokenizer, mask_prompt: bool) -> Callable[[in
     lines, form = part.lines, part.lines.index.form
 
     def read(position: int) -> Sample:
-        row = int(part.rows[position])
+        row = part.rows[position]
         try:
             return samples.tokenise(lines[row], form, tokenizer, mask_prompt)
         except SampleError as error:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
-import numpy as np
+from lab.data.permutation import Permutation
 
 # Batches that are sorted together: many pad little, but sorting a whole epoch would make the same
 # batches in each.
@@ -17,6 +19,8 @@ Sample = tuple[Sequence[int], int]  # token ids, and how many of the first never
 @dataclass(frozen=True)
 class Batch:
     """One micro-batch on the host; ``B`` sequences padded to ``L``, ``N`` counted tokens.
+
+    The arrays are host buffers, which ``mx.array`` copies with their type and shape.
 
     Attributes:
         inputs: int32 (B, L), token ids padded on the right with 0; a row that is all padding fills
@@ -30,14 +34,19 @@ class Batch:
         empty: samples without a token that counts.
     """
 
-    inputs: np.ndarray
-    rows: np.ndarray
-    targets: np.ndarray
-    weights: np.ndarray
+    inputs: memoryview
+    rows: memoryview
+    targets: memoryview
+    weights: memoryview
     num_tokens: int
     padded_cells: int
     truncated: int
     empty: int
+
+    @property
+    def cells(self) -> int:
+        """``B * L``, padding included."""
+        return self.inputs.nbytes // self.inputs.itemsize
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,23 +62,29 @@ class Shape:
 class Batches:
     """Every sample once an epoch, batches of like length, in an order drawn for each epoch.
 
+    An epoch is a drawn order of all samples. Runs of ``CHUNK`` batches of it are sorted by size,
+    cut into batches, and these are drawn an order of their own. Only the current chunk is held.
+
     Args:
         sizes: (n,), a length of each sample in any unit, the key to sort by.
         read: the sample at a position in ``sizes``.
         shape: how samples become batches.
-        seed: draws the order; ``None`` sorts all samples and takes the same order in every epoch,
-            spread so that the first few batches hold short and long samples alike.
+        seed: draws the order; ``None`` sorts all samples as one chunk and takes the same order in
+            every epoch, spread so that the first few batches hold short and long samples alike.
     """
 
     def __init__(
-        self, sizes: np.ndarray, read: Callable[[int], Sample], shape: Shape, seed: int | None
+        self, sizes: Sequence[int], read: Callable[[int], Sample], shape: Shape, seed: int | None
     ) -> None:
         self._sizes, self._read, self._shape, self._seed = sizes, read, shape, seed
-        self._plan: tuple[int, np.ndarray] | None = None
+        # At least two chunks: one would make the same batches in each epoch.
+        chunks = 1 if seed is None else max(_pieces(len(self), CHUNK), 2)
+        self._per_chunk = _pieces(len(self), chunks)
+        self._chunk: _Chunk | None = None
 
     def __len__(self) -> int:
         """Micro-batches an epoch, the last incomplete one included."""
-        return _round_up(len(self._sizes), self._shape.batch_size) // self._shape.batch_size
+        return _pieces(len(self._sizes), self._shape.batch_size)
 
     def batch(self, index: int) -> Batch:
         """Micro-batch ``index``, from 0; it goes on over epochs."""
@@ -80,61 +95,77 @@ class Batches:
         first = (step - 1) * self._shape.accumulation
         return [self.batch(first + i) for i in range(self._shape.accumulation)]
 
-    def members(self, index: int) -> list[int]:
+    def members(self, index: int) -> Sequence[int]:
         """Positions in ``sizes`` of the samples of micro-batch ``index``."""
         epoch, place = divmod(index, len(self))
-        epoch = epoch if self._seed is not None else 0
-        if self._plan is None or self._plan[0] != epoch:
-            self._plan = epoch, self._order(epoch)
-        return [int(i) for i in self._plan[1][place] if i >= 0]
+        number, place = divmod(place, self._per_chunk)
+        key = (0, 0, number) if self._seed is None else (self._seed, epoch, number)
+        if self._chunk is None or self._chunk.key != key:
+            self._chunk = self._make_chunk(key)
+        return self._chunk[place]
 
-    def _order(self, epoch: int) -> np.ndarray:
-        chunk = len(self) if self._seed is None else min(CHUNK, -(-len(self) // 2))
-        return plan(self._sizes, self._shape.batch_size, chunk, key=(self._seed or 0, epoch))
+    def _make_chunk(self, key: tuple[int, int, int]) -> _Chunk:
+        count, width = len(self._sizes), self._per_chunk * self._shape.batch_size
+        order = range(count) if self._seed is None else Permutation(count, key[:2])
+        drawn = (order[i] for i in range(count)[key[2] * width :][:width])
+        return _Chunk(key, sorted(drawn, key=self._sizes.__getitem__), self._shape.batch_size)
 
 
-def plan(sizes: np.ndarray, batch_size: int, chunk: int, key: tuple[int, int]) -> np.ndarray:
-    """The samples of each batch of an epoch, int32 (batches, batch_size), -1 where one is missing.
+class _Chunk:
+    """Batches of neighbours in ``members``, in an order drawn by ``key``."""
 
-    Draws an order, sorts each run of ``chunk`` batches of it by size, cuts it into batches, and
-    draws the order of the batches.
-    """
-    # Raw words of a bit generator and a stable sort: numpy keeps both the same over its versions.
-    words = np.random.Philox(key=np.array(key, np.uint64))
-    count = len(sizes)
-    order = np.argsort(words.random_raw(count), kind="stable").astype(np.int32)
-    chunks = np.arange(count, dtype=np.int32) // (chunk * batch_size)
-    order = order[np.lexsort((sizes[order], chunks))]
-    order = np.append(order, np.full(-count % batch_size, -1, np.int32))
-    batches = order.reshape(-1, batch_size)
-    return batches[np.argsort(words.random_raw(len(batches)), kind="stable")]
+    def __init__(self, key: tuple[int, int, int], members: list[int], batch_size: int) -> None:
+        self.key = key
+        self._members, self._batch_size = array("i", members), batch_size
+        self._order = Permutation(_pieces(len(members), batch_size), key)
+
+    def __getitem__(self, place: int) -> Sequence[int]:
+        first = self._order[place] * self._batch_size
+        return self._members[first : first + self._batch_size]
 
 
 def collate(samples: Sequence[Sample], shape: Shape) -> Batch:
     """Pad samples into one batch: inputs are all tokens but the last, targets all but the first."""
-    cut = [np.array(ids[: shape.max_length], np.int32) for ids, _ in samples]
+    cut = [array("i", ids[: shape.max_length]) for ids, _ in samples]
     lengths = [max(len(ids) - 1, 0) for ids in cut]
     width = min(_round_up(max(lengths, default=0), shape.pad_multiple), shape.max_length)
-    inputs = np.zeros((shape.batch_size, width), np.int32)
-    rows, targets = [], []
+    inputs = _zeros("i", shape.batch_size * width)
+    positions = _positions(shape.batch_size * shape.max_length)
+    rows, targets, empty = array("i"), array("i"), 0
     for b, (ids, (_, prompt)) in enumerate(zip(cut, samples, strict=True)):
-        inputs[b, : lengths[b]] = ids[:-1]
-        first = min(max(prompt, 1), len(ids))
-        targets.append(ids[first:])
-        rows.append(np.arange(first, len(ids), dtype=np.int32) + (b * width - 1))
-    count = sum(map(len, targets))
-    padding = np.zeros(_round_up(count, shape.pad_multiple) - count, np.int32)
+        start, first = b * width, min(max(prompt, 1), len(ids))
+        inputs[start : start + lengths[b]] = ids[:-1]
+        rows.extend(positions[start + first - 1 : start + len(ids) - 1])
+        targets.extend(ids[first:])
+        empty += first == len(ids)
+    count = len(targets)
+    padding = _round_up(count, shape.pad_multiple) - count
     return Batch(
-        inputs=inputs,
-        rows=np.concatenate([*rows, padding]),
-        targets=np.concatenate([*targets, padding]),
-        weights=(np.arange(count + len(padding)) < count).astype(np.float32),
+        inputs=memoryview(inputs).cast("B").cast("i", (shape.batch_size, width)),
+        rows=memoryview(rows + _zeros("i", padding)),
+        targets=memoryview(targets + _zeros("i", padding)),
+        weights=memoryview(array("f", [1.0]) * count + _zeros("f", padding)),
         num_tokens=count,
-        padded_cells=inputs.size - sum(lengths),
+        padded_cells=len(inputs) - sum(lengths),
         truncated=sum(len(ids) > shape.max_length for ids, _ in samples),
-        empty=sum(len(t) == 0 for t in targets),
+        empty=empty,
     )
 
 
+@cache
+def _positions(count: int) -> array:
+    """``range(count)``; copying a slice of it is far faster than making its numbers."""
+    return array("i", range(count))
+
+
+def _zeros(typecode: str, count: int) -> array:
+    return array(typecode, [0]) * count
+
+
+def _pieces(count: int, size: int) -> int:
+    """How many of ``size`` it takes to hold ``count``."""
+    return -(-count // size)
+
+
 def _round_up(count: int, multiple: int) -> int:
-    return max(-(-count // multiple), 1) * multiple
+    return max(_pieces(count, multiple), 1) * multiple

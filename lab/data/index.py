@@ -1,48 +1,48 @@
-"""Where each sample of a JSONL file lies: one checked pass, kept beside it as flat arrays."""
+"""Where each sample of a JSONL file lies: one checked pass, kept as flat columns."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 import os
 import tempfile
 import weakref
 import zlib
 from array import array
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
-
 from lab.config import ConfigError
 from lab.data import samples
 
-VERSION = 1
+VERSION = 2
 _BOM = b"\xef\xbb\xbf"
 _HEADER = 512  # bytes; one line of JSON, then the columns
-_COLUMNS = (("offsets", np.dtype("<i8")), ("sizes", np.dtype("<i4")), ("hashes", np.dtype("<u4")))
-_ROW = sum(dtype.itemsize for _, dtype in _COLUMNS)
+_COLUMNS = {"offsets": "q", "sizes": "i", "hashes": "I"}  # type codes of array and memoryview
+_ROW = sum(array(code).itemsize for code in _COLUMNS.values())
 
 
 @dataclass(frozen=True)
 class Index:
-    """One entry a sample, in the order of the file; ``n`` samples.
+    """One entry for each of ``n`` samples, ordered by hash: a share of the samples is a slice.
 
     Attributes:
         form: the format of all samples, a key of ``samples.FORMATS``.
         fingerprint: sha256 of the file's bytes, hex.
         offsets: int64 (n,), the byte at which a sample starts.
         sizes: int32 (n,), its length in bytes: the key by which batches are sorted.
-        hashes: uint32 (n,), a hash of its bytes, by which a file is split.
+        hashes: uint32 (n,), a hash of its bytes, ascending; equal ones in the order of the file.
     """
 
     form: str
     fingerprint: str
-    offsets: np.ndarray
-    sizes: np.ndarray
-    hashes: np.ndarray
+    offsets: memoryview[int]
+    sizes: memoryview[int]
+    hashes: memoryview[int]
 
 
 class JsonLines:
@@ -75,15 +75,14 @@ class JsonLines:
         Raises:
             ConfigError: the file was written to since.
         """
-        size, offset = int(self.index.sizes[row]), int(self.index.offsets[row])
-        line = os.pread(self._fd, size, offset)
+        line = os.pread(self._fd, self.index.sizes[row], self.index.offsets[row])
         if self._now() != self._version:
             raise ConfigError(self.key, str(self.path), "was changed while the run was reading it")
         return json.loads(line)
 
     def line_of(self, row: int) -> int:
         """The number of a sample's line, for a message; reads all that lies before it."""
-        lines, offset, left = 1, 0, int(self.index.offsets[row])
+        lines, offset, left = 1, 0, self.index.offsets[row]
         while left > 0 and (block := os.pread(self._fd, min(left, 1 << 20), offset)):
             lines, offset, left = lines + block.count(b"\n"), offset + len(block), left - len(block)
         return lines
@@ -126,9 +125,10 @@ def scan(file: BinaryIO, path: Path, key: str) -> Index:
     if form is None:
         allowed = f"has no sample; must have a JSON object on each line, {samples.ALLOWED}"
         raise ConfigError(key, str(path), allowed)
+    order = sorted(range(len(hashes)), key=hashes.__getitem__)
     columns = (
-        np.frombuffer(column, dtype) if column else np.empty(0, dtype)
-        for column, (_, dtype) in zip((offsets, sizes, hashes), _COLUMNS, strict=True)
+        memoryview(array(column.typecode, map(column.__getitem__, order)))
+        for column in (offsets, sizes, hashes)
     )
     return Index(form, digest.hexdigest(), *columns)
 
@@ -146,7 +146,7 @@ def _hash(sample: bytes) -> int:
 
 def save(index: Index, path: Path) -> None:
     """Write an index whole or not at all, whoever else writes the same one."""
-    blocks = [np.ascontiguousarray(getattr(index, name)).data for name, _ in _COLUMNS]
+    blocks = [getattr(index, name) for name in _COLUMNS]
     checksum = 0
     for block in blocks:
         checksum = zlib.crc32(block, checksum)
@@ -177,17 +177,18 @@ def load(path: Path) -> Index | None:
             rows, checksum = header["rows"], 0
             while block := file.read(1 << 20):
                 checksum = zlib.crc32(block, checksum)
-        whole = path.stat().st_size == _HEADER + rows * _ROW and checksum == header["checksum"]
+            mapped = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        whole = len(mapped) == _HEADER + rows * _ROW and checksum == header["checksum"]
         if header["version"] != VERSION or header["form"] not in samples.FORMATS or not whole:
             return None
-        return Index(header["form"], str(header["fingerprint"]), *_map(path, rows))
+        columns = _columns(mapped[_HEADER:], rows)
+        return Index(header["form"], str(header["fingerprint"]), *columns)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def _map(path: Path, rows: int) -> list[np.ndarray]:
-    columns, offset = [], _HEADER
-    for _, dtype in _COLUMNS:
-        columns.append(np.memmap(path, dtype, "r", offset, (rows,)))
-        offset += rows * dtype.itemsize
-    return columns
+def _columns(data: memoryview, rows: int) -> Iterator[memoryview]:
+    for code in _COLUMNS.values():
+        size = rows * array(code).itemsize
+        yield data[:size].cast(code)  # type: ignore[call-overload]
+        data = data[size:]

@@ -9,10 +9,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from bisect import bisect_left
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
 
 from lab.config import ConfigError, Data
 from lab.data import hub, stdlib_docs
@@ -21,18 +20,18 @@ from lab.data.index import JsonLines
 
 @dataclass(frozen=True)
 class Part:
-    """The samples of one side of the split: rows of a file, int32 (n,)."""
+    """The samples of one side of the split: rows of a file's index."""
 
     lines: JsonLines
-    rows: np.ndarray
+    rows: range
 
     def __len__(self) -> int:
         return len(self.rows)
 
     @property
-    def sizes(self) -> np.ndarray:
+    def sizes(self) -> memoryview[int]:
         """Bytes of each sample, int32 (n,)."""
-        return self.lines.index.sizes[self.rows]
+        return self.lines.index.sizes[self.rows.start : self.rows.stop]
 
 
 @dataclass(frozen=True)
@@ -78,14 +77,14 @@ def _open(path: Path, val_fraction: float, cache_dir: Path, key: str) -> Source:
 
 
 def _all(lines: JsonLines) -> Part:
-    return Part(lines, np.arange(len(lines), dtype=np.int32))
+    return Part(lines, range(len(lines)))
 
 
 def _split(lines: JsonLines, fraction: float) -> Source:
     """By a hash of each line: a sample stays on its side when others come or go."""
-    held_out = lines.index.hashes < int(fraction * 2**32)
-    train, val = (np.flatnonzero(side).astype(np.int32) for side in (~held_out, held_out))
-    return Source(Part(lines, train), Part(lines, val), split=True)
+    held_out = bisect_left(lines.index.hashes, int(fraction * 2**32))
+    rows = range(len(lines))
+    return Source(Part(lines, rows[held_out:]), Part(lines, rows[:held_out]), split=True)
 
 
 def _jsonl(data: Data, _: Path) -> tuple[Path, str]:

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 MEMORY_KEYS = (
     "memory/active_gb",
@@ -66,7 +67,7 @@ def decode(line: bytes) -> dict[str, object] | None:
     return row if isinstance(row, dict) else None
 
 
-def read_jsonl(path: Path, *, limit: int | None = None) -> Iterator[dict[str, object]]:
+def read_jsonl(path: Path, *, limit: int | None = None) -> Iterator[dict[str, Any]]:
     """Rows of a file that may still grow; a missing file has none, half a last line is left out.
 
     Args:

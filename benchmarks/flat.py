@@ -1,0 +1,52 @@
+"""Whether memory stays flat over ``experiment=stress_10000`` with the default model.
+
+W&B offline. Slopes are Theil-Sen's over memory/process_gb, of the whole run and of each stretch
+without a reload, in each case without the first 10 steps.
+"""
+
+from __future__ import annotations
+
+from itertools import groupby
+
+from benchmarks.place import Options, Place, Run, say
+from benchmarks.report import Figure, Goal, Report
+from lab.slope import WARM_UP_STEPS, theil_sen
+
+GOAL = Goal(0.01)
+
+Point = tuple[int, float]
+
+
+def measure(place: Place, options: Options) -> Report:
+    """One long run, or as many steps of it as asked."""
+    steps = options.steps or 10_000
+    say(f"{steps} steps; about a minute for each 1,000")
+    run = place.train("experiment=stress_10000", f"train.steps={steps}")
+    process = run.column("memory/process_gb")
+    return Report(
+        [
+            Figure("slope of the whole", [theil_sen(points(run)[WARM_UP_STEPS:])], "MB/step", GOAL),
+            Figure("slope between reloads", slopes(run), "MB/step", GOAL),
+            Figure("slope of the second half", [theil_sen(points(run)[steps // 2 :])], "MB/step"),
+            Figure("process memory after 100 steps", [process[min(100, steps) - 1]], "GB"),
+            Figure("process memory at the end", [process[-1]], "GB"),
+            Figure("reloads", [len(run.events("reload"))]),
+            Figure("wall time", [run.seconds], "s"),
+        ],
+        {"process_gb": process[:: max(1, steps // 200)]},
+    )
+
+
+def points(run: Run) -> list[Point]:
+    """Step and process memory in MB of every row."""
+    return [(row["step"], row["memory/process_gb"] * 1024) for row in run.rows]
+
+
+def slopes(run: Run) -> list[float]:
+    """One slope for each stretch without a reload that is long enough to have one."""
+    stretches = groupby(
+        zip(run.rows, points(run), strict=True),
+        key=lambda pair: (pair[0]["reload/count"], pair[0]["reload/generation"]),
+    )
+    within = [[point for _, point in stretch][WARM_UP_STEPS:] for _, stretch in stretches]
+    return [theil_sen(stretch) for stretch in within if len(stretch) > WARM_UP_STEPS]

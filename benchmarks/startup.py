@@ -1,0 +1,101 @@
+"""From the start of ``python train.py`` to the start of its first step.
+
+The user's own command with W&B offline; bytecode and data index are there already. A row carries
+the time since the run's start, which is when config.yaml was written (its mtime): that, plus the
+first row's time less its step_seconds, less the clock just before the command was started.
+'no W&B' is the same with tracker=none. 'alone' are the parts of a worker without a supervisor.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.place import Options, Place, Run, say, smollm2, undisturbed
+from benchmarks.report import Figure, Goal, Report
+
+ROUNDS = 7
+
+
+def measure(place: Place, options: Options) -> Report:
+    """Both models in turns, with and without W&B."""
+    models = {"default": ([], Goal(1.0)), "SmolLM2": (smollm2(), Goal(3.0))}
+    rounds = options.rounds or ROUNDS
+    whole: dict[str, list[float]] = {}
+    parts: dict[str, list[float]] = {}
+    for number in range(rounds + 1):  # the first one warms the caches
+        say(f"round {number} of {rounds}")
+        for model, (overrides, _) in models.items():
+            run = place.train(*overrides, *undisturbed(1))
+            bare = place.train(*overrides, *undisturbed(1), "tracker=none")
+            found = {model: first_step(run), f"{model}, no W&B": first_step(bare)}
+            inside = parts_of(run) | place.child("startup", run.folder / "config.yaml", time.time())
+            if number:
+                for name, seconds in found.items():
+                    whole.setdefault(name, []).append(seconds)
+                for name, seconds in inside.items():
+                    parts.setdefault(f"  {model}: {name}", []).append(seconds)
+    goals = {model: goal for model, (_, goal) in models.items()}
+    figures = [Figure(name, values, "s", goals.get(name)) for name, values in whole.items()]
+    figures += [Figure(name, values, "s") for name, values in parts.items()]
+    return Report(figures)
+
+
+def first_step(run: Run) -> float:
+    """Seconds from the command to the start of its first step."""
+    row = run.rows[0]
+    return _started(run) - run.began + row["time"] - row["step_seconds"]
+
+
+def parts_of(run: Run) -> dict[str, float]:
+    """Where that time went, seen from outside."""
+    row, ready = run.rows[0], run.events("worker_started")[0]["time"]
+    return {
+        "Hydra, composing, looking at the machine": _started(run) - run.began,
+        "worker started to ready": ready,
+        "ready to first step": row["time"] - row["step_seconds"] - ready,
+    }
+
+
+def _started(run: Run) -> float:
+    return (run.folder / "config.yaml").stat().st_mtime
+
+
+def main(arguments: Sequence[str]) -> None:
+    """What a worker does before it is ready, by itself: CONFIG, and when this was started."""
+    marks = {"interpreter": time.time()}
+
+    from lab import worker  # first of all, as it loads OpenBLAS before MLX
+
+    marks["import"] = time.time()
+    from lab import memory, models
+    from lab.config import Config
+    from lab.data import load_tokenizer, open_data
+    from lab.experiment import cache_folder
+    from lab.session import Session, Shared
+
+    config = Config.load(Path(arguments[0]))
+    memory.set_limits(config.memory)
+    folder = models.folder_of(config.model)
+    tokenizer = load_tokenizer(folder)
+    data = open_data(config.data, config.train, config.seed, tokenizer, cache_folder())
+    marks["data"] = time.time()
+    Session(Shared(config, data, (), folder, tokenizer.vocab_size))
+    marks["model"] = time.time()
+    assert worker
+    print(
+        json.dumps(
+            {
+                "alone: interpreter, import lab.worker": marks["import"] - float(arguments[1]),
+                "alone: config, tokenizer, data": marks["data"] - marks["import"],
+                "alone: model, optimizer": marks["model"] - marks["data"],
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
