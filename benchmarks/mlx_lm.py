@@ -1,11 +1,12 @@
 """LoRA on SmolLM2-135M: speed and peak memory against ``mlx_lm.lora``, its code unchanged.
 
-Both sides in turns, another seed each round: one epoch of the same docstrings in batches of two,
-rank 8 on the last 8 of 30 layers and on all 7 matrices of each (mlx-lm's default), AdamW, f32,
-prompts masked, no clipping, OpenBLAS loaded. Tokens are completion tokens without padding; the
-first step of both sides is left out. mlx-lm: time and peak as it reports them itself for each
-step, without the making of batches, without validation, its kernels compiled beforehand. The lab:
-wall time from row to row with everything in it, and its highest memory/peak_gb. A GB is 2^30 bytes.
+Both sides in turns, another seed each round: one epoch of 48 docstrings in batches of two, spread
+in length as all 4,000 are, the longest of them included (they decide the peak). LoRA of rank 8 on
+the last 8 of 30 layers and on all 7 matrices of each (mlx-lm's default), AdamW, f32, prompts
+masked, no clipping, OpenBLAS loaded. Tokens are completion tokens without padding; the first step
+of both sides is left out. mlx-lm: time and peak as it reports them itself for each step, without
+the making of batches, without validation, its kernels compiled beforehand. The lab: wall time from
+row to row with everything in it, and its highest memory/peak_gb. A GB is 2^30 bytes.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any
 from benchmarks.place import SMOLLM2, Options, Place, Run, ratios, say, smollm2, undisturbed
 from benchmarks.report import Figure, Goal, Report
 
-ROUNDS, SAMPLES, BATCH = 2, 48, 2
+ROUNDS, SAMPLES, LONGEST, BATCH = 2, 48, 4, 2
 STEPS = SAMPLES // BATCH  # one epoch: both sides train on the same tokens, in batches of their own
 SKIPPED = 1  # the first step compiles or allocates
 RANK, SCALE, LAYERS, RATE, LENGTH = 8, 20.0, 8, 1e-5, 512
@@ -75,13 +76,21 @@ def source_of(run: Run) -> Path:
 
 
 def make_data(folder: Path, source: Path) -> Path:
-    """A folder of JSONL with a fixed subset, as spread in length as the whole.
+    """A folder of JSONL with a fixed subset, spread in length as the whole.
 
-    Sorted by length and cut into as many slices as samples are wanted, one drawn from each.
+    Sorted by tokens and cut into slices, one sample drawn from each; and the longest few of all,
+    for they decide the peak of an epoch of the whole.
     """
-    lines = sorted(source.read_text().splitlines(), key=len)
-    draw, width = random.Random(0), len(lines) / SAMPLES
-    chosen = [lines[int((i + draw.random()) * width)] for i in range(SAMPLES)]
+    from lab.data import load_tokenizer
+    from lab.data.samples import tokenise
+
+    tokenizer = load_tokenizer(SMOLLM2)
+    lines = source.read_text().splitlines()
+    length = {x: len(tokenise(json.loads(x), "completion", tokenizer, False)[0]) for x in lines}
+    lines.sort(key=length.__getitem__)
+    draw, count = random.Random(0), SAMPLES - LONGEST
+    width = (len(lines) - LONGEST) / count
+    chosen = [lines[int((i + draw.random()) * width)] for i in range(count)] + lines[-LONGEST:]
     draw.shuffle(chosen)
     folder.mkdir()
     (folder / "train.jsonl").write_text("\n".join(chosen) + "\n")

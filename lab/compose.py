@@ -24,6 +24,7 @@ from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from lab import modelsize
 from lab.config import AUTO, TIERS, VERSION, Config, ConfigError, draft, from_dict
 from lab.machine import Machine, ProbeError, probe_machine
+from lab.slope import WARM_UP_STEPS
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 NAME_LENGTH = 80
@@ -89,14 +90,18 @@ def profiles() -> dict[str, dict[str, Any]]:
 
 
 def detected_profile(machine: Machine) -> str:
-    """The largest profile that the machine's memory holds, or the smallest there is."""
+    """The largest profile that the machine's memory holds, or the smallest there is.
+
+    A profile for CUDA is for nothing else, and goes before the others there: it trains in bf16.
+    """
     sizes = {
         name: size
         for name, size in profile_sizes().items()
         if machine.backend == "cuda" or not name.startswith("cuda")
     }
     fitting = [name for name in sizes if sizes[name] * USABLE_SHARE <= machine.memory_gb]
-    return max(fitting, key=sizes.__getitem__, default=min(sizes, key=sizes.__getitem__))
+    best = [name for name in fitting if name.startswith("cuda")] or fitting
+    return max(best, key=sizes.__getitem__, default=min(sizes, key=sizes.__getitem__))
 
 
 def run_name(name: object, overrides: Iterable[str]) -> str:
@@ -359,4 +364,29 @@ def idle_settings(config: Config, given: Collection[str]) -> list[str]:
         idle["data.path"] = f"data={data}"
     if data != "hub":
         idle["data.hub_id"] = idle["data.hub_config"] = f"data={data}"
-    return [f"{key} does nothing with {cause}" for key, cause in idle.items() if key in given]
+    unused = {"weight_decay", "beta1", "beta2", "momentum", "bias_correction"} - _USED_BY[
+        config.optimizer.name
+    ]
+    idle |= {f"optimizer.{key}": f"optimizer={config.optimizer.name}" for key in sorted(unused)}
+    warnings = [f"{key} does nothing with {cause}" for key, cause in idle.items() if key in given]
+    return warnings + _leak_never_seen(config)
+
+
+_ADAMW = {"weight_decay", "beta1", "beta2", "bias_correction"}
+_USED_BY = {
+    "adamw": _ADAMW,
+    "adam": _ADAMW - {"weight_decay"},
+    "muon": _ADAMW | {"momentum"},  # AdamW has the parameters that Muon is not meant for
+    "adafactor": {"weight_decay", "beta1"},
+    "sgd": {"weight_decay", "momentum"},
+}
+
+
+def _leak_never_seen(config: Config) -> list[str]:
+    reload, needed = config.reload, WARM_UP_STEPS + config.reload.window_steps
+    by_interval = reload.policy in ("interval", "interval_or_threshold")
+    if not (reload.leak_threshold_mb and by_interval and 0 < reload.interval_steps < needed):
+        return []
+    leak, interval = reload.leak_threshold_mb, reload.interval_steps
+    known = f"the slope is known {needed} steps after a reload, reload.interval_steps={interval}"
+    return [f"reload.leak_threshold_mb={leak:g} cannot fire: {known} comes before"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 import time
 from collections.abc import Callable
 from enum import IntEnum
@@ -17,6 +16,7 @@ from lab.channel import Channel
 from lab.config import GB, MB
 from lab.data import Batch
 from lab.session import PendingReload, Session, Shared
+from lab.slope import median
 
 
 class Outcome(IntEnum):
@@ -117,7 +117,7 @@ class Loop:
                 method=self._config.reload.method,
                 before=reading.row(),
                 decided_at=time.time(),
-                median_step_seconds=statistics.median(session.step_seconds),
+                median_step_seconds=median(session.step_seconds),
             )
         every = self._config.checkpoint.interval_steps
         wanted = bool(reason) or stopping or last or (every > 0 and step % every == 0)

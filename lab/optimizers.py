@@ -30,7 +30,11 @@ def build_optimizer(config: Optimizer, *, steps: int) -> optim.Optimizer:
             )
         case "adafactor":
             return optim.Adafactor(
-                rate, weight_decay=config.weight_decay, relative_step=False, scale_parameter=False
+                rate,
+                beta_1=config.beta1 or None,  # 0: no first moment, which is what saves memory
+                weight_decay=config.weight_decay,
+                relative_step=False,
+                scale_parameter=False,
             )
         case "sgd":
             return optim.SGD(rate, momentum=config.momentum, weight_decay=config.weight_decay)

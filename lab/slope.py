@@ -1,19 +1,28 @@
 """The robust slope of memory over steps: how fast a run leaks, whatever single steps do.
 
-Plain Python: numpy would take longer to import than a worker takes to start, and 20 MB of the
-process that is measured.
+Plain Python: numpy would take longer to import than a worker takes to start, and 10 MB of the
+process that is measured; ``statistics`` brings fractions and decimals.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import combinations
-from statistics import median
 
 WARM_UP_STEPS = 10  # allocators settle: their first growth is not a leak
 MOST_POINTS = 64  # pairs grow with the square; more points move the median no further
+
+
+def median(values: Iterable[float]) -> float:
+    """The middle one of at least one value, or the mean of the two that are."""
+    return _middle(sorted(values))
+
+
+def _middle(ordered: Sequence[float]) -> float:
+    half = len(ordered) // 2
+    return (ordered[half] + ordered[~half]) / 2
 
 
 def theil_sen(points: Sequence[tuple[int, float]]) -> float:
@@ -51,10 +60,7 @@ class SlopeWindow:
         step, self._step = self._step, self._step + 1
         if step >= 0 and step % self._every == 0:
             self._push(step, value)
-        if self._step < self._window:
-            return None
-        low, high = self._slopes[(len(self._slopes) - 1) // 2], self._slopes[len(self._slopes) // 2]
-        return (low + high) / 2
+        return _middle(self._slopes) if self._step >= self._window else None
 
     def _push(self, step: int, value: int) -> None:
         if len(self._points) == self._room:

@@ -12,7 +12,6 @@ import platform
 import sys
 import time
 import traceback
-from importlib.metadata import version
 from pathlib import Path
 
 from lab import machine
@@ -132,12 +131,15 @@ def _open_session(
 
 def _environment(config: Config, shared: Shared) -> dict[str, object]:
     """What besides the config decides the figures and the bits of a run."""
-    info = mx.device_info()
+    # A restart must be quick: importlib.metadata and platform.platform() would take 30 ms.
+    from mlx_lm._version import __version__ as mlx_lm_version
+
+    info, system = mx.device_info(), os.uname()
     return {
         "python": platform.python_version(),
-        "platform": platform.platform(),
-        "mlx": version("mlx"),
-        "mlx_lm": version("mlx-lm"),
+        "platform": f"{system.sysname}-{system.release}-{system.machine}",
+        "mlx": mx.__version__,  # type: ignore[attr-defined]
+        "mlx_lm": mlx_lm_version,
         "device": str(mx.default_device()),
         "device_name": str(info.get("device_name") or info.get("architecture") or ""),
         "blas": BLAS,

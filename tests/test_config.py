@@ -166,7 +166,7 @@ def test_profile_has_the_figures_of_the_table(profile: str, model: str) -> None:
         ("metal", 512, "ultra_192gb"),
         ("cuda", 23.7, "base_16gb"),
         ("cuda", 79.2, "cuda_80gb"),
-        ("cuda", 139.8, "ultra_96gb"),
+        ("cuda", 139.8, "cuda_80gb"),
     ],
 )
 def test_auto_takes_the_largest_profile_that_fits(
@@ -516,6 +516,9 @@ def test_a_tiny_model_may_not_also_have_a_folder(model_folder: Path) -> None:
         (["data.hub_id=a/b"], "data.hub_id does nothing with data=stdlib_docs"),
         (["adapter.rank=4"], "adapter.rank does nothing with adapter=full"),
         (["hardware=pro_32gb", "reload.memory_threshold_gb=65"], "65 cannot fire"),
+        (["optimizer=adam", "optimizer.weight_decay=0.1"], "optimizer.weight_decay does nothing"),
+        (["optimizer=sgd", "optimizer.beta1=0.5"], "optimizer.beta1 does nothing"),
+        (["reload.leak_threshold_mb=1", "reload.interval_steps=50"], "cannot fire: the slope"),
     ],
 )
 def test_settings_that_cannot_act_are_said(overrides: list[str], warned: str) -> None:

@@ -224,10 +224,13 @@ def test_what_the_worker_finds_wrong_leaves_nothing_behind(tmp_path: Path, caplo
     assert not (tmp_path / "runs").exists()
 
 
+NEVER_IN_A_WORKER = ("hydra", "omegaconf", "wandb", "transformers", "numpy")
+
+
 @pytest.mark.parametrize(
     ("modules", "never"),
     [
-        ("lab.worker", ("hydra", "omegaconf", "wandb", "transformers")),
+        ("lab.worker", NEVER_IN_A_WORKER),
         (
             "lab.experiment lab.compose lab.supervisor lab.tracking.wandb lab.analysis.plot",
             ("mlx",),
@@ -241,6 +244,22 @@ def test_who_imports_what(repo: Path, modules: str, never: tuple[str, ...]) -> N
         [sys.executable, "-c", script], cwd=repo, capture_output=True, text=True, check=True
     )
     assert found.stdout.strip() == "[]"
+
+
+def test_no_step_reload_or_checkpoint_brings_more_into_a_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = tmp_path / "modules.txt"
+    (tmp_path / "sitecustomize.py").write_text(
+        "import atexit, sys\n"
+        "if 'lab.worker' in sys.orig_argv:\n"
+        f"    atexit.register(lambda: print(*sys.modules, file=open({str(told)!r}, 'w')))\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    start(tmp_path / "run", "adapter=lora", "train.val_interval_steps=3")
+    modules = told.read_text().split()
+    assert "lab.loop" in modules
+    assert not set(NEVER_IN_A_WORKER) & set(modules)
 
 
 def test_wandb_holds_what_the_files_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,327 @@
+"""The documentation is true: its commands run, its files exist, its settings are the code's."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from lab.compose import CONF
+from lab.config import Config
+from tests.conftest import ROOT
+from tests.runs import config_of, jsonl
+
+DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+SHORT = ("train.steps=2", "train.val_interval_steps=0")
+SMALL = ("train.batch_size=1", "train.grad_accumulation_steps=1", "train.max_seq_length=128")
+PRINT_ONLY = ("--cfg", "job", "--resolve")
+WANDB = str(Path(sys.executable).with_name("wandb"))
+
+
+def text_of(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+# --- Every command in a bash block --------------------------------------------------------------
+
+
+def commands_of(text: str) -> list[str]:
+    """The commands of a page, one a line, without their comments."""
+    blocks = re.findall(r"^```bash\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    return [shlex.join(words) for line in lines if (words := shlex.split(line, comments=True))]
+
+
+COMMANDS = [
+    pytest.param(c, id=c, marks=[pytest.mark.pretrained] if "model=local" in c else [])
+    for c in dict.fromkeys(c for page in DOCS for c in commands_of(text_of(page)))
+]
+
+
+def call(*command: object, cwd: Path) -> str:
+    """Run a program to its good end; what it printed, errors last."""
+    done = subprocess.run(
+        list(map(str, command)), check=False, cwd=cwd, env=environment(), timeout=120,
+        stdin=subprocess.DEVNULL, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def environment() -> dict[str, str]:
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")}
+    return kept | {"PYTHONPATH": str(ROOT)}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which one run was made as documented, with W&B's files."""
+    place = tmp_path_factory.mktemp("finished")
+    call(sys.executable, ROOT / "train.py", *SHORT, cwd=place)
+    return place
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run's folder after Ctrl-C."""
+    place = tmp_path_factory.mktemp("interrupted")
+    overrides = ("tracker=none", "train.val_interval_steps=0", "train.steps=40", *SMALL)
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *overrides, "hydra.run.dir=run"],
+        cwd=place, env=environment(), stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    next(line for line in process.stdout if line.startswith("step "))
+    process.send_signal(signal.SIGINT)
+    process.stdout.read()
+    assert process.wait() == 130
+    return place / "run"
+
+
+Fixture = Callable[[str], Path]
+
+
+def run_train(arguments: Sequence[str], place: Path, fixture: Fixture) -> None:
+    """``python train.py``, shortened; only composed where it would need a network."""
+    words = [_with_files(word, place, fixture) for word in arguments]
+    given = dict(word.partition("=")[::2] for word in words)
+    train = (sys.executable, ROOT / "train.py")
+    if "--cfg" in given:
+        assert yaml.safe_load(call(*train, *words, cwd=place))["train"]["steps"] > 0
+        return
+    if _needs_network(given):
+        assert config_of(*words).train.steps > 0
+        assert yaml.safe_load(call(*train, *words, *PRINT_ONLY, cwd=place))["train"]["steps"] > 0
+        return
+    if "-m" in given:
+        words = [",".join(word.split(",")[:2]) for word in words]  # still a sweep
+    quiet = () if "tracker" in given else ("tracker=none",)
+    call(*train, *words, *SHORT, *quiet, *(SMALL if "model.path" in given else ()), cwd=place)
+    summaries = [json.loads(text_of(path)) for path in (place / "outputs").rglob("summary.json")]
+    jobs = math.prod(len(word.split(",")) for word in words) if "-m" in given else 1
+    assert [(s["state"], s["steps"]) for s in summaries] == [("completed", 2)] * jobs
+
+
+def _with_files(word: str, place: Path, fixture: Fixture) -> str:
+    """The same override, what it names made."""
+    key, _, value = word.partition("=")
+    if key == "model.path":
+        assert f"MODEL := {value}\n" in text_of(ROOT / "Makefile")
+        return f"{key}={fixture('pretrained')}"
+    if key == "data.path":
+        assert value.endswith(".jsonl")
+        samples = ({"prompt": f"{i} + 1 = ", "completion": str(i + 1)} for i in range(40))
+        (place / value).write_text("".join(json.dumps(sample) + "\n" for sample in samples))
+    return word
+
+
+def _needs_network(given: dict[str, str]) -> bool:
+    model = CONF / "model" / f"{given.get('model', 'tiny')}.yaml"
+    online = given.get("tracker") == "wandb_online" or given.get("data") == "hub"
+    return online or "hub_id" in yaml.safe_load(text_of(model))
+
+
+def run_module(arguments: Sequence[str], place: Path, _: Fixture) -> None:
+    module, *rest = arguments
+    if module == "benchmarks":
+        call(sys.executable, "-m", module, *rest, "--list", cwd=place)  # names are checked
+        return
+    assert (module, rest) == ("lab.machine", [])
+    assert json.loads(call(sys.executable, "-m", module, cwd=place))["cores"] > 0
+
+
+def run_make(arguments: Sequence[str], place: Path, _: Fixture) -> None:
+    assert arguments
+    told = call("make", "-n", "-C", ROOT, *arguments, cwd=place)  # CI makes them for real
+    assert "Nothing to be done" not in told
+
+
+def run_activate(arguments: Sequence[str], place: Path, _: Fixture) -> None:
+    [script] = arguments
+    assert f"VENV := {script.removesuffix('/bin/activate')}\n" in text_of(ROOT / "Makefile")
+
+
+def run_leet(arguments: Sequence[str], place: Path, fixture: Fixture) -> None:
+    [folder] = arguments
+    assert "wandb leet [PATH]" in call(WANDB, "leet", "--help", cwd=place)
+    inspect = (WANDB, "leet", "inspect", "--summary", "--json", folder)
+    assert json.loads(call(*inspect, cwd=fixture("finished")))["config"]["train"]["steps"] == 2
+
+
+def run_sync(arguments: Sequence[str], place: Path, fixture: Fixture) -> None:
+    [pattern] = arguments
+    folder = fixture("finished")
+    found = [path.relative_to(folder) for path in folder.glob(pattern)]
+    assert "Would sync 1 run" in call(WANDB, "sync", "--dry-run", *found, cwd=folder)
+
+
+def run_resume(arguments: Sequence[str], place: Path, fixture: Fixture) -> None:
+    assert arguments == ["RUN"]
+    folder = fixture("interrupted")
+    before = len(jsonl(folder / "metrics.jsonl"))
+    call(sys.executable, "-m", "lab.cli", "resume", folder, cwd=place)
+    assert before < 40 == len(jsonl(folder / "metrics.jsonl"))
+
+
+def run_plot(arguments: Sequence[str], place: Path, fixture: Fixture) -> None:
+    assert arguments == ["RUN"]
+    [picture] = fixture("finished").glob("outputs/runs/*/*/memory.png")
+    picture.unlink()
+    call(sys.executable, "-m", "lab.cli", "plot", picture.parent, cwd=place)
+    assert picture.exists()
+
+
+RUNNERS: dict[str, Callable[[Sequence[str], Path, Fixture], None]] = {
+    "python train.py": run_train,
+    "python -m": run_module,
+    "make": run_make,
+    ".": run_activate,
+    "wandb leet": run_leet,
+    "wandb sync": run_sync,
+    "lab resume": run_resume,
+    "lab plot": run_plot,
+}
+
+
+def runner_of(command: str) -> tuple[Callable[[Sequence[str], Path, Fixture], None], list[str]]:
+    words = shlex.split(command)
+    for length in (2, 1):
+        found = RUNNERS.get(" ".join(words[:length]))
+        if found is not None:
+            return found, words[length:]
+    pytest.fail(f"tests/test_docs.py does not know how to run: {command}")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command_runs(
+    command: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    runner, arguments = runner_of(command)
+    runner(arguments, tmp_path, request.getfixturevalue)
+
+
+def test_commands_are_found_and_unknown_ones_refused() -> None:
+    page = "```bash\nmake a  # b\n\npython \\\n  x\n```\n```\nnot one\n```\n```bash\nlab y\n```\n"
+    assert commands_of(page) == ["make a", "python x", "lab y"]
+    assert len(COMMANDS) > 10
+    for command in ("lab fly RUN", "python other.py", "curl x", "wandb login"):
+        with pytest.raises(pytest.fail.Exception, match="does not know"):
+            runner_of(command)
+
+
+# --- Every setting in the guide -----------------------------------------------------------------
+
+
+def leaves(cls: type, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Key, type and range of every setting; a mapping's own keys are called TIER."""
+    hints = get_type_hints(cls)
+    for spec in fields(cls):
+        hint, key = hints[spec.name], f"{prefix}{spec.name}"
+        inner = next((h for h in (hint, *get_args(hint)) if is_dataclass(h)), None)
+        if inner is None:
+            yield key, hint, spec.metadata
+        else:
+            yield from leaves(inner, f"{key}.TIER." if get_origin(hint) is dict else f"{key}.")
+
+
+LEAVES = {key: (hint, limits) for key, hint, limits in leaves(Config) if key != "version"}
+
+
+@pytest.fixture(scope="module")
+def rows() -> dict[str, tuple[str, str, str]]:
+    """The guide's tables of settings: meaning, range and default by key."""
+    found = re.findall(
+        r"^\| `([\w.]+)` \| ([^|]+) \| ([^|]+) \| ([^|]+) \|$",
+        text_of(ROOT / "docs" / "guide.md"),
+        re.MULTILINE,
+    )
+    assert len(found) == len({key for key, *_ in found}), "a key has two rows"
+    return {key: (meaning, allowed, default) for key, meaning, allowed, default in found}
+
+
+def test_the_guide_has_exactly_the_settings_that_there_are(rows: dict) -> None:
+    assert set(LEAVES) - set(rows) == set()
+    assert set(rows) - set(LEAVES) == set()
+
+
+@pytest.mark.parametrize("key", LEAVES)
+def test_the_guide_says_a_settings_range(rows: dict, key: str) -> None:
+    hint, limits = LEAVES[key]
+    meaning, allowed, default = rows[key]
+    signs = {"at_least": "≥", "above": ">", "at_most": "≤"}
+    bounds = [f"{signs[k]} {limits[k]:.10g}" for k in signs if limits[k] is not None]
+    wanted = [*bounds, *limits["choices"], limits["unit"]]
+    wanted += ["true, false"] if hint is bool else []
+    assert [text for text in wanted if text not in allowed] == []
+    assert not limits["auto"] or "`auto`" in meaning + default
+
+
+def test_the_guide_says_the_defaults(rows: dict) -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        composed = OmegaConf.to_container(compose("config", ["fault=crash"]), resolve=False)
+    wrong = {}
+    for key, (_, _, default) in rows.items():
+        value = composed
+        for name in key.split("."):
+            value = value.get(name, "${") if isinstance(value, dict) else value
+        if key.startswith("hardware.") or (isinstance(value, str) and "${" in value):
+            continue  # the machine's
+        said = re.match("`([^`]*)`", default)
+        if said is None or yaml.safe_load(said[1]) != value:
+            wrong[key] = (default, value)
+    assert wrong == {}
+
+
+def test_the_guide_names_every_option_of_every_group() -> None:
+    guide = text_of(ROOT / "docs" / "guide.md")
+    missing = []
+    for group in (folder for folder in CONF.iterdir() if folder.is_dir()):
+        row = re.search(rf"^\| `{group.name}` \|.*$", guide, re.MULTILINE)
+        options = sorted(path.stem for path in group.glob("*.yaml"))
+        missing += [f"{group.name}={o}" for o in options if row is None or f"`{o}`" not in row[0]]
+    assert missing == []
+
+
+# --- What the pages name ------------------------------------------------------------------------
+
+
+def test_the_readme_is_short() -> None:
+    assert len(text_of(ROOT / "README.md").splitlines()) < 200
+    assert len(text_of(ROOT / "docs" / "guide.md").splitlines()) < 250
+
+
+def test_every_file_of_the_readmes_tree_exists() -> None:
+    readme = text_of(ROOT / "README.md")
+    tree = re.search(r"^## The tree\n+```\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
+    assert tree is not None
+    named, parent = [], ROOT
+    for line in tree[1].splitlines():
+        names = re.match(r"\s*((?:[\w.]+(?:\.py|/)(?:\s+|$))+)", line)
+        assert names is not None, line
+        inside = line.startswith(" ")
+        named += [(parent if inside else ROOT) / name for name in names[1].split()]
+        parent = parent if inside else named[-1]
+    assert len(named) > 20
+    assert [str(path) for path in named if not path.exists()] == []
+
+
+@pytest.mark.parametrize("page", DOCS, ids=lambda page: page.name)
+def test_every_relative_link_leads_to_a_file(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)\s]+)\)", text_of(page))
+    local = [t.partition("#")[0] for t in targets if not re.match("[a-z]+:", t)]
+    assert [target for target in local if not (page.parent / target).exists()] == []
