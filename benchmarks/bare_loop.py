@@ -2,14 +2,16 @@
 
 A run of the lab with supervisor, probe, records, cache clearing and W&B offline; and, from its
 config.yaml, a loop written by hand in a process of its own: batches made beforehand,
-value_and_grad, clipping, AdamW, mx.eval, nothing else, and MLX's own limits. Compared is the wall
-time from step to step, not step_seconds, so that all that the lab does between steps counts. Each
-step is paired with the same step of the other side; a round's figure is the median of its pairs.
+value_and_grad, clipping, AdamW, mx.eval, nothing else, and MLX's own limits. Both run at once, but
+each is held every other second, which is taken off. Compared is the wall time from step to step,
+not step_seconds, so that all that the lab does between steps counts. Each step is paired with the
+same step of the other side; a round's figure is the median of its pairs.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -17,71 +19,81 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.place import Options, Place, Run, ratios, say, smollm2, undisturbed
+from benchmarks.place import RUNS, Options, Place, Run, ratios, say, smollm2, undisturbed
 from benchmarks.report import Figure, Goal, Report
+from benchmarks.turns import take_turns
 
-Pair = tuple[Run, dict[str, list[float]]]  # a run, and the loop's seconds and losses
+Pair = tuple[Run, list[float], list[float]]  # a run; the loop's seconds and losses
 
-ROUNDS = 5
+ROUNDS = 3
 GOAL = Goal(1.03)
-SKIPPED = 5  # steps at the start, which allocate
 
 
 def measure(place: Place, options: Options) -> Report:
-    """Both models; steps are the default model's, of the other it does an eighth."""
-    steps, rounds = options.steps or 120, options.rounds or ROUNDS
-    few = [*smollm2(length=256), *undisturbed(max(steps // 8, 3 * SKIPPED))]
+    """Both models; steps are the default model's, of the other it does a twentieth.
+
+    The first steps of either are left out: there memory is allocated and W&B starts.
+    """
+    steps, rounds = options.steps or 300, options.rounds or ROUNDS
+    few = max(steps // 20, 10)
+    lora = [*smollm2(length=256), *undisturbed(few)]
     return Report(
         [
-            *_figures("default", _pairs(place, undisturbed(steps), rounds)),
-            *_figures("SmolLM2 LoRA", _pairs(place, few, rounds)),
+            *_figures("default", _pairs(place, undisturbed(steps), rounds), steps // 4),
+            *_figures("SmolLM2 LoRA", _pairs(place, lora, rounds), few // 4),
         ]
     )
 
 
 def _pairs(place: Place, overrides: list[str], rounds: int) -> list[Pair]:
-    """Pairs of runs, the side that begins changing."""
+    """Runs of both sides at once, a second each in turns."""
     pairs: list[Pair] = []
     for number in range(rounds):
         say(f"{overrides[0]}: round {number + 1} of {rounds}")
-        first = place.child("bare_loop", pairs[0][0].folder / "config.yaml") if number % 2 else None
-        run = place.train(*overrides)
-        pairs.append((run, first or place.child("bare_loop", run.folder / "config.yaml")))
+        lab = place.start_train(*overrides)
+        while not (config := list(lab.folder.glob(f"{RUNS}/*/*/config.yaml"))):
+            if lab.process.poll() is not None:
+                place.run_of(lab)  # says why
+            time.sleep(0.01)
+        bare = place.start_child("bare_loop", *config)
+        take_turns(lab, bare)
+        answer = place.answer_of(bare)
+        pairs.append((place.run_of(lab), bare.intervals(answer["times"]), answer["losses"]))
     return pairs
 
 
-def _figures(model: str, pairs: list[Pair]) -> list[Figure]:
-    lab = [run.cycles()[SKIPPED:] for run, _ in pairs]
-    other = [bare["seconds"][SKIPPED + 1 :] for _, bare in pairs]
-    both = list(zip(lab, other, strict=True))
+def _figures(model: str, pairs: list[Pair], skipped: int) -> list[Figure]:
+    both = [(run.cycles()[skipped:], bare[skipped:]) for run, bare, _ in pairs]
     apart = [
-        max(abs((a or 0.0) - b) for a, b in zip(run.column("loss"), bare["losses"], strict=True))
-        for run, bare in pairs
+        max(abs((a or 0.0) - b) for a, b in zip(run.column("loss"), losses, strict=True))
+        for run, _, losses in pairs
     ]
     steps = [median(ratios(*pair)) for pair in both]
     return [
         Figure(f"{model}: step, lab / bare loop", steps, "", GOAL),
         Figure(f"{model}: sum of all steps, lab / bare loop", [sum(a) / sum(b) for a, b in both]),
-        Figure(f"{model}: step of the bare loop", [1000 * median(b) for b in other], "ms"),
+        Figure(f"{model}: step of the bare loop", [1000 * median(b) for _, b in both], "ms"),
         Figure(f"{model}: largest difference of a loss", apart, "", Goal(0)),
     ]
 
 
 def main(arguments: Sequence[str]) -> dict[str, Any]:
-    """The loop: CONFIG in, seconds and loss of each step out."""
+    """The loop: CONFIG in, the time at the end of each step and its loss out."""
+    from lab.config import Config
     from lab.machine import preload_blas
 
+    config = Config.load(Path(arguments[0]))
+    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
+        os.environ[name] = str(config.worker.threads)
     preload_blas()
     import mlx.core as mx
     import mlx.nn as nn
     import mlx.optimizers as optim
 
     from lab import models
-    from lab.config import Config
     from lab.data import load_tokenizer, open_data
     from lab.experiment import cache_folder
 
-    config = Config.load(Path(arguments[0]))
     folder = models.folder_of(config.model)
     tokenizer = load_tokenizer(folder)
     data = open_data(config.data, config.train, config.seed, tokenizer, cache_folder())
@@ -111,17 +123,16 @@ def main(arguments: Sequence[str]) -> dict[str, Any]:
         return (nn.losses.cross_entropy(logits, targets) * weights).sum() / total
 
     step = nn.value_and_grad(model, loss)
-    seconds, losses = [], []
+    times, losses = [], []
     for batch in batches:
-        began = time.perf_counter()
         arrays = [mx.array(a) for a in (batch.inputs, batch.rows, batch.targets, batch.weights)]
         value, grads = step(*arrays, mx.array(batch.num_tokens, mx.float32))
         grads, _ = optim.clip_grad_norm(grads, config.train.max_grad_norm)
         optimizer.update(model, grads)
         mx.eval(value, model.trainable_parameters(), optimizer.state)
         losses.append(value.item())
-        seconds.append(time.perf_counter() - began)
-    return {"seconds": seconds, "losses": losses}
+        times.append(time.time())
+    return {"times": times, "losses": losses}
 
 
 if __name__ == "__main__":

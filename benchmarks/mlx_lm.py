@@ -1,12 +1,12 @@
 """LoRA on SmolLM2-135M: speed and peak memory against ``mlx_lm.lora``, its code unchanged.
 
-Both sides in turns, another seed each round: one epoch of 48 docstrings in batches of two, spread
-in length as all 4,000 are, the longest of them included (they decide the peak). LoRA of rank 8 on
-the last 8 of 30 layers and on all 7 matrices of each (mlx-lm's default), AdamW, f32, prompts
-masked, no clipping, OpenBLAS loaded. Tokens are completion tokens without padding; the first step
-of both sides is left out. mlx-lm: time and peak as it reports them itself for each step, without
-the making of batches, without validation, its kernels compiled beforehand. The lab: wall time from
-row to row with everything in it, and its highest memory/peak_gb. A GB is 2^30 bytes.
+One epoch of 48 docstrings in batches of two, spread in length as all 4,000 are, the longest of them
+included (they decide the peak); another seed each round. LoRA of rank 8 on the last 8 of 30 layers
+and on all 7 matrices of each (mlx-lm's default), AdamW, f32, prompts masked, no clipping, OpenBLAS
+loaded, mlx-lm's kernels compiled beforehand, no validation. Both sides run at once, but each is
+held every other second, which is taken off. Speed is completion tokens, padding left out, by the
+wall time from the end of the first step to the end of the last. Peaks are MLX's own: mlx-lm's
+report, the lab's highest memory/peak_gb, a GB of 2^30 bytes.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import random
 import sys
+import time
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
@@ -21,10 +22,10 @@ from typing import Any
 
 from benchmarks.place import SMOLLM2, Options, Place, Run, ratios, say, smollm2, undisturbed
 from benchmarks.report import Figure, Goal, Report
+from benchmarks.turns import Started, take_turns
 
 ROUNDS, SAMPLES, LONGEST, BATCH = 2, 48, 4, 2
 STEPS = SAMPLES // BATCH  # one epoch: both sides train on the same tokens, in batches of their own
-SKIPPED = 1  # the first step compiles or allocates
 RANK, SCALE, LAYERS, RATE, LENGTH = 8, 20.0, 8, 1e-5, 512
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -32,20 +33,19 @@ Side = dict[str, float]  # speed, peak, tokens, loss
 
 
 def measure(place: Place, options: Options) -> Report:
-    """Both sides in turns, the one that begins changing."""
+    """Both sides at once, in turns."""
     ours, steps = smollm2(layers=LAYERS, length=LENGTH), options.steps or STEPS
     data = make_data(place.folder / "data", source_of(place.train(*ours, *undisturbed(1))))
     say("mlx-lm compiles its kernels")
-    train_mlx_lm(place, data, seed=0, steps=3)
+    place.answer_of(start_mlx_lm(place, data, seed=0, steps=3))
     lab, other = [], []
     rounds = options.rounds or ROUNDS
     for seed in range(rounds):
         say(f"round {seed + 1} of {rounds}")
-        for side in ("lab", "mlx_lm") if seed % 2 else ("mlx_lm", "lab"):
-            if side == "lab":
-                lab.append(train_lab(place, ours, data, seed=seed, steps=steps))
-            else:
-                other.append(train_mlx_lm(place, data, seed=seed, steps=steps))
+        sides = start_lab(place, ours, data, seed, steps), start_mlx_lm(place, data, seed, steps)
+        take_turns(*sides)
+        lab.append(side_of_lab(place.run_of(sides[0])))
+        other.append(side_of_mlx_lm(sides[1], place.answer_of(sides[1])))
     column = {s: [side[s] for side in lab] for s in lab[0]}
     theirs = {s: [side[s] for side in other] for s in other[0]}
     speed, peak = ratios(column["speed"], theirs["speed"]), ratios(column["peak"], theirs["peak"])
@@ -98,44 +98,53 @@ def make_data(folder: Path, source: Path) -> Path:
     return folder
 
 
-def train_lab(place: Place, model: list[str], data: Path, *, seed: int, steps: int) -> Side:
-    """An epoch in the lab."""
-    run = place.train(
+def start_lab(place: Place, model: list[str], data: Path, seed: int, steps: int) -> Started:
+    return place.start_train(
         *(*model, *undisturbed(steps), f"seed={seed}", "tracker=none"),
         *("data=jsonl", f"data.path={data}", f"adapter.targets=[{','.join(TARGETS)}]"),
         *(f"adapter.alpha={SCALE * RANK}", f"optimizer.learning_rate={RATE}"),
         *("optimizer.bias_correction=false", "train.max_grad_norm=0"),
     )
-    tokens = run.column("tokens")
-    return {
-        "speed": sum(tokens[SKIPPED:]) / sum(run.cycles()[SKIPPED - 1 :]),
-        "peak": max(run.column("memory/peak_gb")),
-        "tokens": sum(tokens),
-        "loss": sum(r["loss"] * r["tokens"] for r in run.rows) / sum(tokens),
-    }
 
 
-def train_mlx_lm(place: Place, data: Path, *, seed: int, steps: int) -> Side:
-    """The same epoch with ``mlx_lm.lora``, by its own reports."""
+def start_mlx_lm(place: Place, data: Path, seed: int, steps: int) -> Started:
     config = place.folder / "mlx_lm.json"
     lora = {"rank": RANK, "scale": SCALE, "dropout": 0.0}
     config.write_text(json.dumps({"lora_parameters": lora, "optimizer": "adamw"}))  # JSON is YAML
-    rows: list[dict[str, Any]] = place.child(
+    return place.start_child(
         *("mlx_lm", "--train", "--mask-prompt", "--config", config),
         *("--model", SMOLLM2, "--data", data, "--adapter-path", place.folder / "adapter"),
         *("--iters", steps, "--batch-size", BATCH, "--max-seq-length", LENGTH, "--seed", seed),
         *("--num-layers", LAYERS, "--learning-rate", RATE, "--steps-per-report", 1),
         *("--val-batches", 0, "--save-every", steps, "--report-to", "wandb"),
     )
-    rows = [row for row in rows if "train_loss" in row]
+
+
+def side_of_lab(run: Run) -> Side:
+    return _side(
+        *(run.column("tokens"), run.column("loss"), run.cycles()),
+        peak_gb=max(run.column("memory/peak_gb")),
+    )
+
+
+def side_of_mlx_lm(started: Started, reports: list[dict[str, Any]]) -> Side:
+    rows = [row for row in reports if "train_loss" in row]
     # Its mask takes in one pad token after each sample, and here every sample has one.
     tokens = [round(r["tokens_per_second"] / r["iterations_per_second"]) - BATCH for r in rows]
-    seconds = [1 / row["iterations_per_second"] for row in rows]
+    return _side(
+        *(tokens, [row["train_loss"] for row in rows]),
+        started.intervals([row["reported_at"] for row in rows]),
+        peak_gb=max(row["peak_memory"] for row in rows) * 1e9 / 2**30,
+    )
+
+
+def _side(tokens: list[int], losses: list[float], seconds: list[float], *, peak_gb: float) -> Side:
+    """Figures of an epoch; ``seconds`` are those from the end of each step to that of the next."""
     return {
-        "speed": sum(tokens[SKIPPED:]) / sum(seconds[SKIPPED:]),
-        "peak": max(row["peak_memory"] for row in rows) * 1e9 / 2**30,
+        "speed": sum(tokens[1:]) / sum(seconds),
+        "peak": peak_gb,
         "tokens": sum(tokens),
-        "loss": sum(r["train_loss"] * t for r, t in zip(rows, tokens, strict=True)) / sum(tokens),
+        "loss": sum(a * b for a, b in zip(losses, tokens, strict=True)) / sum(tokens),
     }
 
 
@@ -143,10 +152,13 @@ def main(reports: list[dict[str, Any]]) -> None:
     """``mlx_lm.lora``, with OpenBLAS, and with a list in the place of W&B."""
     from lab.machine import preload_blas
 
+    def log(row: dict[str, Any], **_: object) -> None:
+        reports.append({**row, "reported_at": time.time()})
+
     preload_blas()
     wandb = ModuleType("wandb")
     wandb.__spec__ = ModuleSpec("wandb", None)
-    wandb.__dict__.update(init=lambda **_: None, log=lambda row, **_: reports.append(row))
+    wandb.__dict__.update(init=lambda **_: None, log=log)
     sys.modules["wandb"] = wandb
     from mlx_lm.lora import main
 

@@ -10,12 +10,16 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import count, pairwise
+from itertools import count
 from pathlib import Path
 from typing import Any
 
+from benchmarks.turns import Started
+
 ROOT = Path(__file__).resolve().parents[1]
 SMOLLM2 = ROOT / "models" / "smollm2-135m"
+RUNS = "outputs/runs"  # where Hydra makes them: hydra.run.dir would make it compose twice
+OUT, ERR = "stdout.txt", "stderr.txt"
 TAIL = 2000  # characters of a failed command's output that are shown
 
 
@@ -32,13 +36,15 @@ class Run:
     """A run that has ended.
 
     Attributes:
-        began: when its command was started, in seconds since the epoch.
-        seconds: from there to the end of its process.
+        seconds: from the start of its command to its end.
     """
 
-    folder: Path
-    began: float
+    started: Started
     seconds: float
+
+    @cached_property
+    def folder(self) -> Path:
+        return next(self.started.folder.glob(f"{RUNS}/*/*"))
 
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
@@ -47,20 +53,26 @@ class Run:
     def events(self, kind: str) -> list[dict[str, Any]]:
         return [e for e in _jsonl(self.folder / "events.jsonl") if e["event"] == kind]
 
-    def column(self, key: str) -> list[float]:
+    def column(self, key: str) -> list[Any]:
         return [row[key] for row in self.rows]
+
+    def epoch(self, seconds: float) -> float:
+        """A ``time`` of its rows or events in seconds since the epoch.
+
+        They count from the run's start, which is when config.yaml is written, to a few ms.
+        """
+        return (self.folder / "config.yaml").stat().st_mtime + seconds
 
     def cycles(self) -> list[float]:
         """Seconds from each row to the next: a step and all that the lab does around it."""
-        times = self.column("time")
-        return [after - before for before, after in pairwise(times)]
+        return self.started.intervals([self.epoch(time) for time in self.column("time")])
 
 
 class Place:
-    """Starts processes in a folder of their own, with the environment of a user.
+    """Starts processes, each in a folder of its own, with the environment of a user.
 
-    Bytecode is cached, as a user has it, in the folder; W&B's settings of whoever runs this do not
-    reach it. Runs lie in the folder too, so nothing is left in ``outputs``.
+    Bytecode is cached, as a user has it, in the place; W&B's settings of whoever runs this do not
+    reach it. Each run has its own ``outputs``, so that nothing is left in the project's.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -74,30 +86,47 @@ class Place:
 
     def train(self, *overrides: str) -> Run:
         """``python train.py`` with these overrides, to its end."""
-        run_dir = self.folder / f"run_{next(self._numbers)}"
-        began, start = time.time(), time.perf_counter()
-        self._python(str(ROOT / "train.py"), *overrides, f"hydra.run.dir={run_dir}")
-        return Run(run_dir, began, time.perf_counter() - start)
+        return self.run_of(self.start_train(*overrides))
 
     def child(self, module: str, *arguments: object) -> Any:
         """``python -m benchmarks.MODULE`` with these arguments; its last line, read as JSON."""
-        out = self._python("-m", f"benchmarks.{module}", *map(str, arguments))
-        return json.loads(out.splitlines()[-1])
+        return self.answer_of(self.start_child(module, *arguments))
 
-    def _python(self, *arguments: str) -> str:
-        done = subprocess.run(
-            [sys.executable, *arguments],
-            cwd=self.folder,
-            env=self._environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            command = " ".join(("python", *arguments))
-            raise SystemExit(f"{command}\n{(done.stdout + done.stderr)[-TAIL:]}")
-        return done.stdout
+    def start_train(self, *overrides: str) -> Started:
+        return self._start(str(ROOT / "train.py"), *overrides)
+
+    def start_child(self, module: str, *arguments: object) -> Started:
+        return self._start("-m", f"benchmarks.{module}", *map(str, arguments))
+
+    def run_of(self, started: Started) -> Run:
+        _wait(started)
+        return Run(started, time.time() - started.began)
+
+    def answer_of(self, started: Started) -> Any:
+        return json.loads(_wait(started).splitlines()[-1])
+
+    def _start(self, *arguments: str) -> Started:
+        folder = self.folder / f"process_{next(self._numbers)}"
+        folder.mkdir()
+        with (folder / OUT).open("wb") as out, (folder / ERR).open("wb") as err:
+            began = time.time()
+            process = subprocess.Popen(
+                [sys.executable, *arguments],
+                cwd=folder,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+            )
+        return Started(process, folder, began)
+
+
+def _wait(started: Started) -> str:
+    code = started.process.wait()
+    out, err = ((started.folder / name).read_text() for name in (OUT, ERR))
+    if code:
+        raise SystemExit(f"{started.process.args}: exit code {code}\n{(out + err)[-TAIL:]}")
+    return out
 
 
 def smollm2(*, layers: int = 8, length: int = 512) -> list[str]:

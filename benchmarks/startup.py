@@ -47,21 +47,17 @@ def measure(place: Place, options: Options) -> Report:
 def first_step(run: Run) -> float:
     """Seconds from the command to the start of its first step."""
     row = run.rows[0]
-    return _started(run) - run.began + row["time"] - row["step_seconds"]
+    return run.epoch(row["time"]) - row["step_seconds"] - run.started.began
 
 
 def parts_of(run: Run) -> dict[str, float]:
     """Where that time went, seen from outside."""
     row, ready = run.rows[0], run.events("worker_started")[0]["time"]
     return {
-        "Hydra, composing, looking at the machine": _started(run) - run.began,
+        "Hydra, composing, looking at the machine": run.epoch(0) - run.started.began,
         "worker started to ready": ready,
         "ready to first step": row["time"] - row["step_seconds"] - ready,
     }
-
-
-def _started(run: Run) -> float:
-    return (run.folder / "config.yaml").stat().st_mtime
 
 
 def main(arguments: Sequence[str]) -> None:

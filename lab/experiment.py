@@ -324,7 +324,6 @@ def _parent_environment() -> dict[str, object]:
 
 def _remove_run(run_dir: Path) -> None:
     """Leave nothing of a run that could not start: its folder, and parents that are empty now."""
-    logging.shutdown()
     shutil.rmtree(run_dir, ignore_errors=True)
     for parent in list(run_dir.parents)[:3]:
         try:

@@ -17,6 +17,7 @@ from mlx.utils import tree_map
 
 from lab.calls import replace_call
 from lab.data import Batch
+from lab.loss import cross_entropy
 from lab.models import layers_of
 
 
@@ -122,8 +123,8 @@ def build_train_step(
     def loss(
         inputs: mx.array, rows: mx.array, targets: mx.array, weights: mx.array, total: mx.array
     ) -> mx.array:
-        logits = logits_at(inputs, rows).astype(mx.float32)
-        return (nn.losses.cross_entropy(logits, targets) * weights).sum() / total
+        losses = cross_entropy(logits_at(inputs, rows), targets)
+        return (losses * weights).sum() / total
 
     loss_and_grad = nn.value_and_grad(model, loss)
 

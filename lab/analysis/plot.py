@@ -14,7 +14,7 @@ from lab.config import Config, ConfigError
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-LABELS = 12  # reload reasons that fit side by side
+LABELS = 9  # reload reasons that fit side by side
 TITLE = 80  # letters
 NEAR = 1.6  # a limit this many times above the highest memory still leaves the curves their height
 

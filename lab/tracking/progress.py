@@ -189,8 +189,9 @@ def _log_above(console: Any) -> list[tuple[logging.StreamHandler[Any], Any]]:
 
     changed = []
     for handler in logging.getLogger().handlers:
-        # FileHandler is a StreamHandler too; its stream is no terminal.
-        if isinstance(handler, logging.StreamHandler) and handler.stream.isatty():
+        # FileHandler is a StreamHandler too: its stream is no terminal, and None once closed.
+        stream = getattr(handler, "stream", None)
+        if isinstance(handler, logging.StreamHandler) and stream is not None and stream.isatty():
             changed.append((handler, handler.stream))
             handler.setStream(FileProxy(console, handler.stream))
     return changed
