@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import json
+import signal
 import sys
 import tempfile
 from importlib import import_module
@@ -26,6 +27,7 @@ def main() -> int:
             about, _ = _about(name)
             print(f"{name:<10} {about}{' (slow)' if name in SLOW else ''}")
         return 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
     options = Options(arguments.rounds, arguments.steps)
     names = arguments.names or (*QUICK, *(SLOW if arguments.all else ()))
     reports = [_run(name, options) for name in names]

@@ -2,7 +2,7 @@
 
 A run of the lab with supervisor, probe, records, cache clearing and W&B offline; and, from its
 config.yaml, a loop written by hand in a process of its own: batches made beforehand,
-value_and_grad, clipping, AdamW, mx.eval, nothing else, and MLX's own limits. Both run at once, but
+value_and_grad over the same loss, clipping, AdamW, mx.eval, nothing else. Both run at once, but
 each is held every other second, which is taken off. Compared is the wall time from step to step,
 not step_seconds, so that all that the lab does between steps counts. Each step is paired with the
 same step of the other side; a round's figure is the median of its pairs.
@@ -93,6 +93,7 @@ def main(arguments: Sequence[str]) -> dict[str, Any]:
     from lab import models
     from lab.data import load_tokenizer, open_data
     from lab.experiment import cache_folder
+    from lab.loss import cross_entropy
 
     folder = models.folder_of(config.model)
     tokenizer = load_tokenizer(folder)
@@ -120,7 +121,7 @@ def main(arguments: Sequence[str]) -> dict[str, Any]:
         hidden = model.model(inputs)
         hidden = hidden.reshape(-1, hidden.shape[-1])[rows][None]
         logits = model.model.embed_tokens.as_linear(hidden)[0]
-        return (nn.losses.cross_entropy(logits, targets) * weights).sum() / total
+        return (cross_entropy(logits, targets) * weights).sum() / total
 
     step = nn.value_and_grad(model, loss)
     times, losses = [], []

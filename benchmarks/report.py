@@ -100,5 +100,7 @@ class Report:
 
 def rounded(value: float) -> str:
     """A number with as many digits as it deserves."""
+    if 0 < abs(value) < 0.001:
+        return f"{value:.1e}"
     digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 3 if abs(value) < 2 else 2
     return f"{value:,.{digits}f}"

@@ -222,7 +222,8 @@ def _compose_once(arguments: Sequence[str]) -> None:
     """
     from hydra._internal.hydra import Hydra
 
-    if not any("experiment" in argument or "hydra" in argument for argument in arguments):
+    may_set_mode = ("hydra.mode", "+hydra", "hydra/", "hydra=", "experiment", "+experiment")
+    if not any(argument.startswith(may_set_mode) for argument in arguments):
         Hydra.get_mode = lambda *_, **__: None
 
 
