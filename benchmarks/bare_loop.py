@@ -118,15 +118,16 @@ def main(arguments: Sequence[str]) -> dict[str, Any]:
     def loss(
         inputs: mx.array, rows: mx.array, targets: mx.array, weights: mx.array, total: mx.array
     ) -> mx.array:
-        hidden = model.model(inputs)
+        hidden = model.model(inputs)  # type: ignore[operator]
         hidden = hidden.reshape(-1, hidden.shape[-1])[rows][None]
-        logits = model.model.embed_tokens.as_linear(hidden)[0]
+        logits = model.model.embed_tokens.as_linear(hidden)[0]  # type: ignore[union-attr]
         return (cross_entropy(logits, targets) * weights).sum() / total
 
     step = nn.value_and_grad(model, loss)
     times, losses = [], []
     for batch in batches:
-        arrays = [mx.array(a) for a in (batch.inputs, batch.rows, batch.targets, batch.weights)]
+        host = (batch.inputs, batch.rows, batch.targets, batch.weights)
+        arrays = [mx.array(a) for a in host]  # type: ignore[arg-type]
         value, grads = step(*arrays, mx.array(batch.num_tokens, mx.float32))
         grads, _ = optim.clip_grad_norm(grads, config.train.max_grad_norm)
         optimizer.update(model, grads)
