@@ -60,7 +60,7 @@ clean: ## remove .venv and the caches; outputs and models stay
 
 define compile
 uv pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 --generate-hashes \
-	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
+	--custom-compile-command "make lock" \
 	--extra $(1) --extra dev $(ARGS) -o requirements/$(2).txt pyproject.toml
 endef
 

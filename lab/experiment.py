@@ -143,6 +143,8 @@ class _Sitting:
         while True:
             end = self._one_worker(signals)
             step = self._files.last_step
+            if end.outcome == "stopped" and signals.exit_code is None:
+                end = Exit("died", "it stopped without being asked")
             if end.outcome == "bad_config":
                 error = ConfigError(*(self._error[k] for k in ("key", "value", "allowed")))
                 if step == 0:
