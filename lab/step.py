@@ -13,11 +13,11 @@ from functools import partial
 import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
-from mlx.utils import tree_map
+from mlx.utils import tree_flatten, tree_map
 
 from lab.calls import replace_call
 from lab.data import Batch
-from lab.loss import cross_entropy
+from lab.loss import cross_entropy, sliced_losses
 from lab.models import layers_of
 
 
@@ -45,11 +45,11 @@ TrainStep = Callable[[Sequence[Batch]], Update]
 Evaluate = Callable[[Sequence[Batch]], float]
 
 
-class PredictedLogits:
-    """A model's logits, computed only at the positions whose next token counts in the loss.
+class PredictedLosses:
+    """A model's cross-entropy, its head run only where the next token counts in the loss.
 
-    Most of a prompt-masked batch has none, and the projection to the vocabulary with its
-    cross-entropy is the larger part of a small model's step and of its memory. The backbone's
+    Most of a prompt-masked batch has no such position, and the projection to the vocabulary with
+    its cross-entropy is the larger part of a small model's step and of its memory. The backbone's
     output is narrowed to the wanted rows before the model's own head, so whatever the head does
     (tied embeddings, scaling, soft caps) stays as the model has it. Where a model has no such
     backbone, all logits are computed and then narrowed: the same loss, slower.
@@ -57,33 +57,58 @@ class PredictedLogits:
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
-        self._rows: mx.array | None = None
-        self._narrowed = False
-        self._narrow_backbone()
+        self._instead: Callable[[Callable], object] | None = None
+        trained = tree_flatten(model.trainable_parameters(), destination={})
+        self._head_is_frozen = all("layers." in name for name in trained)
+        layers = model.layers
+        for module in model.modules():
+            if module is not model and module.get("layers") is layers:
+                replace_call(module, self._run_backbone)
+                return
 
-    def __call__(self, inputs: mx.array, rows: mx.array) -> mx.array:
-        """Logits (N, vocabulary) at ``rows`` (N,), flat positions of ``inputs`` (B, L)."""
-        self._rows, self._narrowed = rows, False
+    def __call__(self, inputs: mx.array, rows: mx.array, targets: mx.array) -> mx.array:
+        """Loss of each target, float32 (N,).
+
+        Arguments:
+            inputs: (B, L), token ids.
+            rows: (N,), flat positions of ``inputs``.
+            targets: (N,), the tokens that follow there.
+        """
+        kept: list[mx.array] = []
+
+        def narrow(backbone: Callable) -> object:
+            hidden = backbone()
+            if not isinstance(hidden, mx.array) or hidden.ndim != 3:
+                return hidden
+            kept.append(hidden.reshape(-1, hidden.shape[-1])[rows])
+            return kept[0][None]
+
+        def head(hidden: mx.array) -> mx.array:
+            return self._logits(inputs, lambda _: hidden[None])
+
+        logits = self._logits(inputs, narrow)
+        if not kept:
+            return cross_entropy(logits[rows], targets)
+        needs_gradient = self._model.training
+        if needs_gradient and not self._head_is_frozen:
+            return cross_entropy(logits, targets)
+        # What is lazy and not asked for is never computed: these logits were not.
+        return sliced_losses(
+            head, kept[0], targets, vocabulary=logits.shape[-1], needs_gradient=needs_gradient
+        )
+
+    def _logits(self, inputs: mx.array, instead: Callable[[Callable], object]) -> mx.array:
+        """The model's answer (rows, V) with ``instead`` in the place of its backbone's."""
+        self._instead = instead
         try:
             logits = self._model(inputs)
         finally:
-            self._rows = None
-        logits = logits.reshape(-1, logits.shape[-1])
-        return logits if self._narrowed else logits[rows]
+            self._instead = None
+        return logits.reshape(-1, logits.shape[-1])
 
-    def _narrow_backbone(self) -> None:
-        layers = self._model.layers
-        for module in self._model.modules():
-            if module is not self._model and module.get("layers") is layers:
-                replace_call(module, self._narrow)
-                return
-
-    def _narrow(self, call: Callable, module: nn.Module, *args: object, **kwargs: object) -> object:
-        hidden = call(module, *args, **kwargs)
-        if self._rows is None or not isinstance(hidden, mx.array) or hidden.ndim != 3:
-            return hidden
-        self._narrowed = True
-        return hidden.reshape(-1, hidden.shape[-1])[self._rows][None]
+    def _run_backbone(self, call: Callable, *args: object, **kwargs: object) -> object:
+        backbone = partial(call, *args, **kwargs)
+        return self._instead(backbone) if self._instead else backbone()
 
 
 def checkpoint_layers(model: nn.Module) -> None:
@@ -118,13 +143,12 @@ def build_train_step(
         max_grad_norm: gradients are scaled down to this norm; 0 leaves them as they are.
         compiled: fuse the step with ``mx.compile``.
     """
-    logits_at = PredictedLogits(model)
+    predicted_losses = PredictedLosses(model)
 
     def loss(
         inputs: mx.array, rows: mx.array, targets: mx.array, weights: mx.array, total: mx.array
     ) -> mx.array:
-        losses = cross_entropy(logits_at(inputs, rows), targets)
-        return (losses * weights).sum() / total
+        return (predicted_losses(inputs, rows, targets) * weights).sum() / total
 
     loss_and_grad = nn.value_and_grad(model, loss)
 

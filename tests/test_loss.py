@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lab.loss import cross_entropy
+from lab import loss
+from lab.loss import cross_entropy, sliced_losses
 
 
 @settings(deadline=None)
@@ -50,3 +51,31 @@ def test_low_precision_logits_lose_nothing_more() -> None:
 @pytest.mark.parametrize("value", [float("inf"), float("nan")])
 def test_what_is_not_finite_stays_so(value: float) -> None:
     assert not mx.isfinite(cross_entropy(mx.array([[value, 0.0]]), mx.array([1]))).item()
+
+
+def test_a_sliced_head_is_the_whole_head_in_less_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    mx.random.seed(0)
+    hidden, head = mx.random.normal((500, 16)), mx.random.normal((16, 4000))
+    targets, weights = mx.random.randint(0, 4000, (500,)), mx.random.uniform(shape=(500,))
+
+    def whole(hidden: mx.array) -> mx.array:
+        return (cross_entropy(hidden @ head, targets) * weights).sum()
+
+    def sliced(hidden: mx.array) -> mx.array:
+        losses = sliced_losses(
+            lambda rows: rows @ head, hidden, targets, vocabulary=4000, needs_gradient=True
+        )
+        return (losses * weights).sum()
+
+    monkeypatch.setattr(loss, "SLICE_BYTES", 16 * 4 * 4000)
+    found, peaks = [], []
+    for function in (whole, sliced):
+        mx.eval(hidden, head, targets, weights)
+        mx.reset_peak_memory()
+        before = mx.get_active_memory()
+        found.append(mx.value_and_grad(function)(hidden))
+        mx.eval(found[-1])
+        peaks.append(mx.get_peak_memory() - before)
+    for a, b in zip(*found, strict=True):
+        assert mx.allclose(a, b, rtol=1e-5, atol=1e-5)
+    assert peaks[1] < 0.25 * peaks[0]

@@ -13,6 +13,7 @@ import pytest
 
 from lab import experiment
 from lab.config import Config
+from lab.supervisor import WorkerProcess
 from tests.runs import QUICK, Run, start
 
 ROW_KEYS = """
@@ -132,34 +133,34 @@ def test_a_crash_at_one_step_ends_the_run_after_its_restarts(tmp_path: Path) -> 
     assert run.column("step") == [1, 2, 3]
 
 
-def test_a_killed_worker_is_replaced_and_the_run_ends_the_same(
-    tmp_path: Path, straight: Run
+HARMS = {
+    "killed by SIGKILL": lambda worker: os.kill(worker.pid, signal.SIGKILL),
+    "it stopped without being asked": lambda worker: worker.tell("stop"),
+}
+
+
+@pytest.mark.parametrize("cause", HARMS)
+def test_a_lost_worker_is_replaced_and_the_run_ends_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cause: str
 ) -> None:
-    folder = tmp_path / "run"
-    killed = []
+    steps = ("reload=none", "checkpoint.interval_steps=3", "train.steps=20")
+    unharmed = start(tmp_path / "unharmed", *steps)
+    harmed = []
 
-    class Killer(experiment._Sitting):
-        def _row(self, row: dict) -> None:
-            super()._row(row)
-            if row["step"] == 5 and not killed:
-                killed.append(json.loads(_last_event(folder, "worker_started"))["pid"])
-                os.kill(killed[0], signal.SIGKILL)
+    class Harmed(experiment._Sitting):
+        def _take(self, record: dict, worker: WorkerProcess) -> None:
+            if not harmed and record.get("step") == 5 and record["kind"] == "row":
+                harmed.append(worker.pid)
+                HARMS[cause](worker)
+            super()._take(record, worker)
 
-    original, experiment._Sitting = experiment._Sitting, Killer
-    try:
-        run = start(folder, "reload=none", "checkpoint.interval_steps=3")
-    finally:
-        experiment._Sitting = original
+    monkeypatch.setattr(experiment, "_Sitting", Harmed)
+    run = start(tmp_path / "run", *steps)
     [died] = run.events("worker_died")
-    assert died["cause"] == "killed by SIGKILL"
-    assert [e["step"] for e in run.events("worker_started")] == [0, 3]
+    assert died["cause"] == cause
+    assert len(run.events("worker_started")) == 2
     assert not run.events("replay_mismatch")
-    assert same_training(run, straight)
-
-
-def _last_event(folder: Path, kind: str) -> str:
-    lines = (folder / "events.jsonl").read_text().splitlines()
-    return next(line for line in reversed(lines) if json.loads(line)["event"] == kind)
+    assert same_training(run, unharmed)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -9,7 +9,7 @@ import mlx.nn as nn
 import pytest
 from mlx.utils import tree_flatten
 
-from lab import models, optimizers, step
+from lab import loss, models, optimizers, step
 from lab.data.batches import Shape, collate
 from tests.runs import config_of
 
@@ -45,6 +45,10 @@ def samples() -> list:
     return [([draw.randrange(256) for _ in range(n)], prompt) for n, prompt in lengths]
 
 
+def arrays_of(batch) -> tuple[mx.array, ...]:
+    return mx.array(batch.inputs), mx.array(batch.rows), mx.array(batch.targets)
+
+
 def all_logits_loss(model: nn.Module, batch) -> float:
     """The plain way: every logit, then a mask."""
     logits = model(mx.array(batch.inputs)).reshape(-1, VOCABULARY)
@@ -60,11 +64,20 @@ def test_logits_of_predicted_tokens_give_the_loss_of_all_logits(samples: list) -
     assert train_step([batch]).evaluate()[0] == pytest.approx(expected, rel=1e-6)
 
 
-def test_only_predicted_positions_reach_the_head(samples: list) -> None:
+def test_only_predicted_positions_reach_the_head(
+    samples: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, _, _ = build("adapter=full")
     [batch] = batches_of(samples, 4)
-    logits = step.PredictedLogits(model)(mx.array(batch.inputs), mx.array(batch.rows))
-    assert logits.shape == (len(batch.rows), VOCABULARY)
+    seen, head = [], nn.Embedding.as_linear
+
+    def watch(embedding: nn.Embedding, hidden: mx.array) -> mx.array:
+        seen.append(hidden.shape[-2])
+        return head(embedding, hidden)
+
+    monkeypatch.setattr(nn.Embedding, "as_linear", watch)  # the tiny model's embedding is tied
+    assert step.PredictedLosses(model)(*arrays_of(batch)).shape == (len(batch.rows),)
+    assert seen == [len(batch.rows)]
     assert len(batch.rows) < batch.cells
 
 
@@ -74,7 +87,7 @@ def test_a_narrowed_model_still_answers_whole(samples: list) -> None:
     assert model(mx.array(batch.inputs)).shape == (*batch.inputs.shape, VOCABULARY)
 
 
-def test_a_model_without_a_backbone_gives_the_same_logits(samples: list) -> None:
+def test_a_model_without_a_backbone_gives_the_same_losses(samples: list) -> None:
     model, _, _ = build("adapter=full")
     [batch] = batches_of(samples, 4)
 
@@ -84,9 +97,21 @@ def test_a_model_without_a_backbone_gives_the_same_logits(samples: list) -> None
         def __call__(self, inputs: mx.array) -> mx.array:
             return model(inputs)
 
-    arrays = mx.array(batch.inputs), mx.array(batch.rows)
-    expected = step.PredictedLogits(model)(*arrays)
-    assert mx.allclose(step.PredictedLogits(Opaque())(*arrays), expected, rtol=1e-5, atol=1e-5)
+    expected = step.PredictedLosses(model)(*arrays_of(batch))
+    found = step.PredictedLosses(Opaque())(*arrays_of(batch))
+    assert mx.allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_slices_of_a_frozen_head_change_nothing(
+    samples: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures = []
+    for size in (loss.SLICE_BYTES, 16 * 4 * VOCABULARY):  # all rows at once, 16 at a time
+        monkeypatch.setattr(loss, "SLICE_BYTES", size)
+        _, train_step, evaluate = build("adapter=lora", "optimizer=sgd")
+        batches = batches_of(samples, 2)
+        figures.append([evaluate(batches), *train_step(batches).evaluate(), evaluate(batches)])
+    assert figures[1] == pytest.approx(figures[0], rel=1e-6)
 
 
 @pytest.mark.parametrize("adapter", ["full", "lora"])
