@@ -92,8 +92,8 @@ def main(arguments: Sequence[str]) -> dict[str, Any]:
 
     from lab import models
     from lab.data import load_tokenizer, open_data
-    from lab.experiment import cache_folder
     from lab.loss import cross_entropy
+    from lab.sitting import cache_folder
 
     folder = models.folder_of(config.model)
     tokenizer = load_tokenizer(folder)

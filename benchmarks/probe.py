@@ -106,6 +106,7 @@ def supervisor_parts(folder: Path) -> dict[str, float]:
     import psutil
 
     from lab.config import Config
+    from lab.identity import Origin
     from lab.tracking import open_trackers
     from lab.tracking.files import RunFiles
 
@@ -114,7 +115,13 @@ def supervisor_parts(folder: Path) -> dict[str, float]:
     files, config = RunFiles(copy), Config.load(folder / "config.yaml")
     outputs = Path.cwd() / "outputs"
     with redirect_stdout(io.StringIO()):
-        trackers = open_trackers(config, outputs=outputs, run_dir=copy, group=None, overrides=[])
+        trackers = open_trackers(
+            config,
+            outputs=outputs,
+            run_dir=copy,
+            origin=Origin.new(folder / "config.yaml", None),
+            overrides=[],
+        )
     row = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
 
     def take(step: int) -> None:

@@ -70,8 +70,8 @@ def main(arguments: Sequence[str]) -> None:
     from lab import memory, models
     from lab.config import Config
     from lab.data import load_tokenizer, open_data
-    from lab.experiment import cache_folder
     from lab.session import Session, Shared
+    from lab.sitting import cache_folder
 
     config = Config.load(Path(arguments[0]))
     memory.set_limits(config.memory)

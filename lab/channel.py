@@ -12,7 +12,7 @@ GRACE_S = 3.0
 
 
 class Channel:
-    """Sends records, one JSON object a line, and hears ``stop`` and ``committed <step>``.
+    """Sends records, one JSON object a line; hears ``stop``, ``reload`` and ``committed <step>``.
 
     A daemon thread reads standard input; ``mx.eval`` releases the GIL, so it runs while a step
     does. End of file means that the supervisor is gone: the worker stops at its next step, and is
@@ -21,21 +21,46 @@ class Channel:
 
     def __init__(self, descriptor: int) -> None:
         self._out = descriptor
+        self._held: tuple[str, dict[str, object]] | None = None
         self._heard = threading.Condition()
         self._committed = -1
         self.stopping = False
+        self.over_budget = False
         self.abandoned = False
         threading.Thread(target=self._listen, daemon=True, name="supervisor").start()
 
     def send(self, kind: str, **fields: object) -> None:
-        """Send one record.
+        """Send one record, after the one that is held back.
 
         Raises:
             BrokenPipeError: the supervisor is gone.
         """
-        line = memoryview(json.dumps({"kind": kind, **fields}).encode() + b"\n")
-        while line:
-            line = line[os.write(self._out, line) :]
+        self.flush()
+        self._write(kind, fields)
+
+    def hold(self, kind: str, **fields: object) -> None:
+        """Keep one record until the next one or :meth:`flush`.
+
+        Sending wakes the supervisor, which may take the worker's core: better while the device is
+        busy than between two steps.
+        """
+        self.flush()
+        self._held = kind, fields
+
+    def flush(self) -> None:
+        """Send what is held back.
+
+        Raises:
+            BrokenPipeError: the supervisor is gone.
+        """
+        if self._held is not None:
+            held, self._held = self._held, None
+            self._write(*held)
+
+    def _write(self, kind: str, fields: dict[str, object]) -> None:
+        rest = memoryview(json.dumps({"kind": kind, **fields}).encode() + b"\n")
+        while rest:
+            rest = rest[os.write(self._out, rest) :]
 
     def event(self, event: str, step: int, **fields: object) -> None:
         """Send one row of ``events.jsonl``."""
@@ -61,6 +86,8 @@ class Channel:
                     self._committed = int(argument)
                 elif word == "stop":
                     self.stopping = True
+                elif word == "reload":
+                    self.over_budget = True
                 self._heard.notify_all()
         with self._heard:
             self.abandoned = self.stopping = True

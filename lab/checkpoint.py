@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -26,6 +27,8 @@ WEIGHTS, OPTIMIZER = "adapters.safetensors", "optimizer.safetensors"
 ADAPTER_CONFIG, STATE, MANIFEST = "adapter_config.json", "state.json", "manifest.json"
 FILES = (WEIGHTS, OPTIMIZER, ADAPTER_CONFIG, STATE)
 NAME = re.compile(r"step_(\d+)")
+ITEM_BYTES = {"BOOL": 1, "U8": 1, "I8": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2, "U32": 4}
+ITEM_BYTES |= {"I32": 4, "F32": 4, "U64": 8, "I64": 8, "F64": 8, "C64": 8}
 
 Arrays = dict[str, mx.array]
 
@@ -172,11 +175,30 @@ def _save_arrays(path: Path, arrays: Arrays) -> None:
 
 def _load_arrays(path: Path) -> Arrays:
     try:
+        _check_safetensors(path)
         arrays = mx.load(str(path))
-    except (RuntimeError, ValueError) as error:
-        raise CheckpointError(f"{path.parent.name}/{path.name}: {error}") from error
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path.parent.name}/{path.name}: {error!r}") from error
     assert isinstance(arrays, dict)
     return arrays
+
+
+def _check_safetensors(path: Path) -> None:
+    """Refuse a file whose arrays do not lie within it: MLX trusts what the header says."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > size - 8:
+            raise ValueError(f"its header of {length} bytes does not fit into {size}")
+        header = json.loads(file.read(length))
+    header.pop("__metadata__", None)
+    for name, array in header.items():
+        start, end = array["data_offsets"]
+        expected = math.prod(array["shape"]) * ITEM_BYTES[array["dtype"]]
+        if min(array["shape"], default=0) < 0 or end - start != expected:
+            raise ValueError(f"{name}: expected {expected} bytes, found {end - start}")
+        if not 0 <= start <= end <= size - 8 - length:
+            raise ValueError(f"{name}: lies outside of the file")
 
 
 def _save_json(path: Path, value: object) -> None:

@@ -56,6 +56,12 @@ class Loop:
 
     def run(self, session: Session) -> Outcome:
         """Step until the run ends, is stopped, or needs a new session."""
+        try:
+            return self._run(session)
+        finally:
+            self._channel.flush()
+
+    def _run(self, session: Session) -> Outcome:
         data, progress = self._shared.data.train, session.progress
         batches = data.step(progress.step + 1)
         while progress.step < self._config.train.steps:
@@ -63,7 +69,9 @@ class Loop:
             progress.step += 1
             self._crash_on_purpose(progress.step)
             update = session.train_step(batches)
-            following = data.step(progress.step + 1)  # made while the device is busy
+            # While the device is busy: the last row sent, the next batch made.
+            self._channel.flush()
+            following = data.step(progress.step + 1)
             loss, grad_norm = update.evaluate()
             seconds = time.perf_counter() - began
             outcome = self._finish_step(session, batches, loss, grad_norm, seconds)
@@ -81,7 +89,7 @@ class Loop:
             row["val_loss"] = session.evaluate(self._shared.validation)
         reading = memory.read()
         slope = session.slope.add(reading.metric(self._config.reload.metric))
-        self._channel.send(
+        self._channel.hold(
             "row",
             **row,
             **reading.row(),
@@ -109,12 +117,15 @@ class Loop:
         progress, step = session.progress, session.progress.step
         stopping, last = self._channel.stopping, step == self._config.train.steps
         reason = None if stopping else self._due(session, reading, slope)
+        method = self._config.reload.method
+        if self._channel.over_budget and not (stopping or last):
+            reason, method = "budget", "process"
         if reason is not None:
             progress.reloads += 1
             progress.pending = PendingReload(
                 step=step,
                 reason=reason,
-                method=self._config.reload.method,
+                method=method,
                 before=reading.row(),
                 decided_at=time.time(),
                 median_step_seconds=median(session.step_seconds),

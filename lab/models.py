@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.machinery
 import importlib.util
@@ -19,6 +20,7 @@ from mlx.utils import tree_map_with_path, tree_unflatten
 from lab.config import Adapter, ConfigError, Model, Scratch
 
 QUANTIZED_GROUP, QUANTIZED_BITS = 64, 4
+END_BYTES = 2**20
 
 
 @lru_cache
@@ -74,6 +76,23 @@ def folder_of(model: Model) -> Path | None:
         raise ConfigError(
             "model.hub_id", model.hub_id, f"cannot be had from the hub: {reason}"
         ) from (error)
+
+
+def fingerprint(folder: Path) -> str:
+    """A hash that tells one pretrained model from another.
+
+    Weights files go in by their size, their header and their ends: all of them would take as long
+    as loading the model.
+    """
+    digest = hashlib.sha256()
+    for path in sorted((*folder.glob("*.json"), *folder.glob("model*.safetensors"))):
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}\n".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(END_BYTES))
+            file.seek(max(size - END_BYTES, END_BYTES))
+            digest.update(file.read())
+    return digest.hexdigest()
 
 
 def build_model(

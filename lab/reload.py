@@ -7,9 +7,10 @@ from typing import Literal
 
 from lab.config import GB, MB, Reload
 
-Reason = Literal["interval", "threshold", "leak"]
+Trigger = Literal["interval", "threshold", "leak"]
+Reason = Literal[Trigger, "budget"]  # the last comes from the supervisor
 
-ACTING: dict[str, tuple[Reason, ...]] = {
+ACTING: dict[str, tuple[Trigger, ...]] = {
     "none": (),
     "interval": ("interval",),
     "threshold": ("threshold",),
@@ -64,7 +65,7 @@ def decide(
     last_step: int,
     memory: int,
     slope: float | None,
-) -> Reason | None:
+) -> Trigger | None:
     """Whether to reload after this step, and why; any one trigger is enough.
 
     Arguments:

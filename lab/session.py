@@ -19,7 +19,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from lab import checkpoint, memory, models, optimizers, repeatable, step
 from lab.checkpoint import CheckpointError, Snapshot, check_same
-from lab.config import Config
+from lab.config import Config, from_dict
 from lab.data import Batch, OpenData
 from lab.reload import PolicyState
 from lab.slope import SlopeWindow
@@ -100,11 +100,16 @@ class Progress:
 
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> Self:
+        """From a checkpoint's JSON.
+
+        Raises:
+            ConfigError: a key that is missing, unknown or of another type.
+        """
         pending = raw["pending"]
         return cls(
             **{name: int(raw[name]) for name in ("step", "reloads", "truncated", "empty")},
-            policy=PolicyState(**raw["policy"]),
-            pending=None if pending is None else PendingReload(**pending),
+            policy=from_dict(PolicyState, raw["policy"]),
+            pending=None if pending is None else from_dict(PendingReload, pending),
         )
 
 
@@ -168,8 +173,8 @@ class Session:
         check_same("optimizer", snapshot.optimizer, _flat(self.optimizer.state))
         try:
             progress = Progress.from_json(snapshot.state["progress"])
-            high, low = (int(word) for word in snapshot.state["rng"])
-        except (KeyError, TypeError, ValueError) as error:
+            high, low = (_word(word) for word in snapshot.state["rng"])
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise CheckpointError(f"state.json: {error!r}") from error
         self.model.load_weights(list(snapshot.weights.items()), strict=False)
         self.optimizer.state = tree_unflatten(list(snapshot.optimizer.items()))
@@ -178,6 +183,12 @@ class Session:
         self.progress = replace(progress, step=snapshot.step)
         mx.random.seed((high << 32) | low)
         mx.eval(self.model.parameters(), self.optimizer.state)
+
+
+def _word(value: object) -> int:
+    if type(value) is not int or not 0 <= value < 2**32:
+        raise ValueError(f"expected 32 bits of a random state, found {value!r}")
+    return value
 
 
 def _rng_words() -> list[int]:

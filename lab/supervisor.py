@@ -15,10 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from lab.config import Config
+from lab import machine
+from lab.config import GB, Config
 
 OUTCOMES = {0: "finished", 2: "bad_config", 64: "reload", 65: "stopped", 66: "nonfinite"}
 STOP_GRACE_S = 5.0
+SILENCE_S = 0.25  # between two looks at a worker that says nothing
 SECRETS = ("WANDB_API_KEY",)  # the worker never talks to W&B
 
 Record = dict[str, Any]
@@ -79,21 +81,30 @@ class WorkerProcess:
     def records(self, timeout_s: float) -> Iterator[Record]:
         """Everything that the worker sends until it closes its pipe.
 
-        A worker that sends nothing for ``timeout_s`` seconds is killed, which ends the iteration.
+        While it sends nothing, a record of kind ``silence`` comes every ``SILENCE_S`` seconds. A
+        worker that sends nothing for ``timeout_s`` seconds is killed, which ends the iteration.
         """
-        pending = b""
+        pending, heard = b"", time.monotonic()
         with selectors.DefaultSelector() as selector:
             selector.register(self._records, selectors.EVENT_READ)
             while True:
-                if not selector.select(timeout_s):
-                    self._cause = f"nothing was heard of it for {timeout_s:g} s"
-                    self.kill()
+                if not selector.select(min(SILENCE_S, timeout_s)):
+                    if time.monotonic() - heard >= timeout_s:
+                        self.kill(f"nothing was heard of it for {timeout_s:g} s")
+                    yield {"kind": "silence"}
                     continue
-                chunk = os.read(self._records, 1 << 16)
+                chunk, heard = os.read(self._records, 1 << 16), time.monotonic()
                 if not chunk:
                     return  # what a death cut off in the middle of a line was never sent
                 *lines, pending = (pending + chunk).split(b"\n")
                 yield from map(json.loads, lines)
+
+    def memory_gb(self) -> float | None:
+        """What it takes now, seen from outside, in GB; None if it is gone."""
+        try:
+            return machine.process_bytes_of(self.pid) / GB
+        except ProcessLookupError:
+            return None
 
     def tell(self, *words: object) -> None:
         """Send one line to the worker; it may be dead already, which :meth:`close` will tell."""
@@ -102,8 +113,9 @@ class WorkerProcess:
             self._process.stdin.write(" ".join(map(str, words)).encode() + b"\n")
             self._process.stdin.flush()
 
-    def kill(self) -> None:
-        """End it and everything it started, at once."""
+    def kill(self, cause: str | None = None) -> None:
+        """End it and everything it started, at once; ``cause`` says why."""
+        self._cause = self._cause or cause
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
 
@@ -115,8 +127,7 @@ class WorkerProcess:
         try:
             self._process.wait(STOP_GRACE_S)
         except subprocess.TimeoutExpired:
-            self._cause = f"did not end within {STOP_GRACE_S:g} s"
-            self.kill()
+            self.kill(f"did not end within {STOP_GRACE_S:g} s")
             self._process.wait()
         os.close(self._records)
         return self._exit()
@@ -172,14 +183,10 @@ class Signals:
     def _handle(self, number: int, _: object) -> None:
         insisting = self.exit_code is not None
         self.exit_code = 130 if number == signal.SIGINT else 143
-        if self.worker is None:
-            return
-        if insisting:
-            self.worker.kill()
-        else:
-            self.worker.tell("stop")
-
-
-def monotonic_start(already: float) -> float:
-    """The monotonic time at which a run that has lasted ``already`` seconds would have started."""
-    return time.monotonic() - already
+        if self.worker is not None:
+            if insisting:
+                self.worker.kill()
+            else:
+                self.worker.tell("stop")
+        elif insisting:
+            os._exit(self.exit_code)  # every row is on file already

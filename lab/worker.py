@@ -86,7 +86,8 @@ def _work(arguments: argparse.Namespace, channel: Channel) -> Outcome:
     )
     while True:
         outcome = loop.run(session)
-        if outcome is Outcome.RELOAD and config.reload.method == "in_process":
+        pending = session.progress.pending
+        if pending is not None and pending.method == "in_process":
             step = session.progress.step
             del session
             memory.give_back()
@@ -145,6 +146,7 @@ def _environment(config: Config, shared: Shared) -> dict[str, object]:
         "blas": BLAS,
         "threads": config.worker.threads,
         "data_fingerprint": shared.data.fingerprint,
+        "model_fingerprint": models.fingerprint(shared.folder) if shared.folder else None,
     }
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from lab import experiment
 from lab.config import Config
+from lab.sitting import Sitting
 from lab.supervisor import WorkerProcess
 from tests.runs import QUICK, Run, start
 
@@ -147,14 +148,14 @@ def test_a_lost_worker_is_replaced_and_the_run_ends_the_same(
     unharmed = start(tmp_path / "unharmed", *steps)
     harmed = []
 
-    class Harmed(experiment._Sitting):
+    class Harmed(Sitting):
         def _take(self, record: dict, worker: WorkerProcess) -> None:
             if not harmed and record.get("step") == 5 and record["kind"] == "row":
                 harmed.append(worker.pid)
                 HARMS[cause](worker)
             super()._take(record, worker)
 
-    monkeypatch.setattr(experiment, "_Sitting", Harmed)
+    monkeypatch.setattr(experiment, "Sitting", Harmed)
     run = start(tmp_path / "run", *steps)
     [died] = run.events("worker_died")
     assert died["cause"] == cause

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from lab.config import Config
+
+if TYPE_CHECKING:
+    from lab.identity import Origin
 
 
 class Tracker(Protocol):
@@ -28,7 +31,7 @@ def open_trackers(
     *,
     outputs: Path,
     run_dir: Path,
-    group: str | None,
+    origin: Origin,
     overrides: list[str],
     interactive: bool | None = None,
 ) -> list[Tracker]:
@@ -37,7 +40,7 @@ def open_trackers(
     Args:
         outputs: the folder of all runs; W&B writes into its ``wandb``.
         run_dir: this run's folder; rows that it already holds are shown in W&B first.
-        group: the sweep that this run is a job of.
+        origin: how the run was begun: its id and the sweep that it is a job of.
         overrides: what the user set on the command line.
         interactive: draw a live line; by default if the standard output is a terminal.
     """
@@ -47,7 +50,14 @@ def open_trackers(
     trackers: list[Tracker] = []
     if config.tracker.mode != "none":
         trackers.append(
-            WandbTracker(config, outputs=outputs, run_dir=run_dir, group=group, overrides=overrides)
+            WandbTracker(
+                config,
+                outputs=outputs,
+                run_dir=run_dir,
+                run_id=origin.run_id,
+                group=origin.group,
+                overrides=overrides,
+            )
         )
     trackers.append(open_progress(config, interactive=interactive))
     return trackers

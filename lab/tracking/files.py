@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import math
 import os
@@ -26,20 +28,29 @@ class MetricsLost(RuntimeError):  # noqa: N818
         self.path = path
 
 
+class RunBusy(RuntimeError):  # noqa: N818
+    """Another process is writing the files of this run."""
+
+
 class JsonLines:
     """A file of JSON lines that only grows; after each ``append`` it is whole for any reader.
+
+    It is locked while it is open. The lock ends with the process, however that ends, and a worker
+    does not inherit it.
 
     Attributes:
         last: the last whole line found when the file was opened; what followed it was cut.
 
     Raises:
         MetricsLost: the file cannot be opened or written.
+        RunBusy: it is open for writing elsewhere.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
             self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+            _lock(self._fd, path)
             self._size, self.last = _last_line(self._fd)
             if os.fstat(self._fd).st_size > self._size:
                 os.ftruncate(self._fd, self._size)
@@ -94,9 +105,11 @@ class RunFiles:
 
     Attributes:
         last_step: the newest step that has a row, 0 before the first.
+        last_time: when the files were last added to, in seconds since the run's start.
 
     Raises:
         MetricsLost: a file cannot be opened or written.
+        RunBusy: another process is writing them.
     """
 
     def __init__(self, run_dir: Path) -> None:
@@ -105,6 +118,8 @@ class RunFiles:
         self._events = JsonLines(run_dir / "events.jsonl")
         step = (self._metrics.last or {}).get("step", 0)
         self.last_step = step if isinstance(step, int) else 0
+        times = [(file.last or {}).get("time") for file in (self._metrics, self._events)]
+        self.last_time = max((float(t) for t in times if isinstance(t, int | float)), default=0.0)
         self._losses = None if self.last_step else array("d")
 
     def row(self, row: Mapping[str, object]) -> Stored:
@@ -159,6 +174,16 @@ class RunFiles:
     def close(self) -> None:
         self._metrics.close()
         self._events.close()
+
+
+def _lock(fd: int, path: Path) -> None:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            os.close(fd)
+            raise RunBusy(f"{path} is being written by another process") from error
+        # Some network file systems have no locks: no reason not to train there.
 
 
 def _loss(row: Mapping[str, object]) -> float:

@@ -6,6 +6,7 @@ import atexit
 import functools
 import logging
 import os
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -46,11 +47,13 @@ class WandbTracker:
 
     W&B takes about half a second to start; rows wait in a queue meanwhile. Rows and reloads that
     the run's folder holds at construction come first: a resumed run would otherwise begin in its
-    middle, for an offline run cannot be continued.
+    middle, for an offline run cannot be continued. It takes the place of the offline run that was
+    cut off; online, only what the server does not have yet is sent.
 
     Args:
         config: its ``tracker.mode`` is ``offline`` or ``online``.
         outputs: W&B writes into ``outputs/wandb``, unless ``WANDB_DIR`` says otherwise.
+        run_id: W&B's id of this run, the same whenever it goes on; a new one by default.
         group: the sweep that this run is a job of.
         overrides: what the user set; without a ``name=`` among them ``WANDB_NAME`` wins.
         finish_seconds: how long ``close`` waits for W&B.
@@ -62,13 +65,14 @@ class WandbTracker:
         *,
         outputs: Path,
         run_dir: Path,
+        run_id: str | None = None,
         group: str | None = None,
         overrides: list[str] | None = None,
         finish_seconds: float = FINISH_SECONDS,
     ) -> None:
         self._config = config
         self._outputs = outputs.resolve()
-        self._group = group
+        self._run_id, self._group = run_id, group
         self._named = any(text.startswith("name=") for text in overrides or [])
         self._finish_seconds = finish_seconds
         self._metric = config.reload.metric
@@ -119,11 +123,12 @@ class WandbTracker:
         run = self._start()
         try:
             _define_metrics(run)
+            already, last_step = run.step, 0
             for row in self._past_rows():
-                run.log(row)
-            last_step = 0
+                if _position(row) >= already:
+                    run.log(row, step=_position(row), commit=True)
             while not isinstance(item := self._queue.get(), _Finish):
-                run.log(finite(item))
+                run.log(finite(item), step=_position(item), commit=True)
                 last_step = max(last_step, item.get("step", 0))
             # A reload is logged against its own step, which may be older than the last row's.
             run.summary.update({"step": last_step} if last_step else {})
@@ -146,7 +151,13 @@ class WandbTracker:
         if self._config.tracker.mode == "online" and not _has_credentials(wandb):
             raise RuntimeError("no API key; set WANDB_API_KEY or use `wandb login`")
         tracker, env = self._config.tracker, os.environ
+        folder = wandb_folder(self._config, self._outputs)
+        if self._run_id and folder:
+            for cut_off in folder.glob(f"offline-run-*-{self._run_id}"):
+                shutil.rmtree(cut_off, ignore_errors=True)
         return wandb.init(
+            id=self._run_id,
+            resume="allow" if self._run_id and tracker.mode == "online" else None,
             mode=tracker.mode,  # type: ignore[arg-type]
             project=tracker.project or env.get("WANDB_PROJECT") or PROJECT,
             entity=tracker.entity,
@@ -168,10 +179,21 @@ class WandbTracker:
 
     def _past_rows(self) -> Iterator[dict[str, Any]]:
         (metrics, metrics_size), (events, events_size) = self._past
-        yield from read_jsonl(metrics, limit=metrics_size)
-        for event in read_jsonl(events, limit=events_size):
-            if event.get("event") == "reload":
-                yield reload_row(event, self._metric)
+        reloads = {
+            _position(row): row
+            for event in read_jsonl(events, limit=events_size)
+            if event.get("event") == "reload"
+            for row in [reload_row(event, self._metric)]
+        }
+        for row in read_jsonl(metrics, limit=metrics_size):
+            yield row
+            if reload := reloads.get(_position(row) + 1):
+                yield reload
+
+
+def _position(row: Mapping[str, Any]) -> int:
+    """W&B's own step of a row, which must only grow; a reload follows the row after it."""
+    return 2 * row["step"] + (3 if "reload/reason" in row else 0)
 
 
 def reload_row(event: Mapping[str, Any], metric: str) -> dict[str, Any]:

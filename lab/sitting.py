@@ -1,0 +1,341 @@
+"""One supervised go at a run: workers, their records, and what is left when it ends."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lab.analysis.summary import VERSION, summarise
+from lab.budget import Budget
+from lab.config import Config, ConfigError
+from lab.identity import Origin, check_environment
+from lab.supervisor import Exit, Record, Signals, WorkerProcess
+from lab.tracking.files import MetricsLost, RunFiles
+from lab.tracking.rows import metric_gb, read_jsonl
+
+if TYPE_CHECKING:
+    from lab.tracking import Tracker
+
+log = logging.getLogger("lab")
+
+LOOSE = 0.02  # how far a replayed loss may lie from the first with train.deterministic=false
+
+# What a replayed step tells again.
+REPEATED = ("reload", "reload_ineffective", "reload_skipped", "cache_clear", "nonfinite")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run leaves for whoever started it.
+
+    Attributes:
+        exit_code: 0 done, 1 failed, 2 bad configuration, 3 memory budget exceeded, 130 or 143
+            interrupted and resumable.
+        objective: what a sweeper minimises; None if the run did not complete.
+    """
+
+    exit_code: int
+    objective: float | None = None
+
+
+def cache_folder() -> Path:
+    """Where the data index is kept between runs: the user's cache, or ``LAB_CACHE_DIR``."""
+    given = os.environ.get("LAB_CACHE_DIR")
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(given) if given else Path(base) / "mlx-memory-lab"
+
+
+def outputs_of(run_dir: Path) -> Path:
+    """The folder of all runs, which W&B's files go to: the one that holds this run, else ours."""
+    holds = (folder for folder in run_dir.resolve().parents if folder.name == "outputs")
+    return next(holds, Path("outputs"))
+
+
+class Sitting:
+    """One supervised go at a run: from its start, or from where an earlier one was cut off.
+
+    Raises:
+        MetricsLost: the run's files cannot be opened or written.
+        RunBusy: another process has this run.
+    """
+
+    def __init__(
+        self, config: Config, run_dir: Path, origin: Origin, *, overrides: list[str] | None = None
+    ) -> None:
+        self._config, self._run_dir, self._origin = config, run_dir, origin
+        self._overrides = overrides or []
+        self._files = RunFiles(run_dir)
+        self._started = time.monotonic() - self._files.last_time
+        self._trackers: list[Tracker] = []
+        self._environment: dict[str, Any] = {}
+        self._ended: Record = {}
+        self._error: Record = {}
+        self._mismatch: int | None = None
+        self._budget = Budget(config.memory.budget_gb, can_reload=config.checkpoint.enabled)
+        earlier = list(read_jsonl(run_dir / "events.jsonl"))
+        self._told = {(e["event"], e["step"]) for e in earlier}
+        workers = [e for e in earlier if e["event"] == "worker_started"]
+        self._generation = len(workers)
+        self._first_environment = workers[0].get("environment", {}) if workers else {}
+        self._is_resumed = bool(earlier)
+
+    def run(self) -> Result:
+        """Worker after worker, until the run has ended one way or another.
+
+        Raises:
+            ConfigError: the worker found the config impossible before its first step.
+        """
+        try:
+            with Signals() as signals:
+                return self._finish(self._train(signals), signals.exit_code)
+        except MetricsLost as error:
+            log.error("%s: the run stops rather than lose rows", error)  # noqa: TRY400
+            return Result(1)
+        finally:
+            self._close_trackers({"state": "failed"}, 1)
+            self._files.close()
+
+    def _train(self, signals: Signals) -> Exit:
+        """Start workers until one ends for good; a death is replayed from the last checkpoint."""
+        deaths, died_at = 0, -1
+        if not self._is_resumed:
+            self._event("run_started", 0, name=self._config.name, **self._origin.event())
+        while True:
+            end = self._one_worker(signals)
+            step = self._files.last_step
+            if self._budget.exhausted and end.outcome != "finished":
+                limit = self._config.memory.budget_gb
+                text = f"memory.budget_gb={limit:g} was exceeded, and reloads do not help"
+                self._error = {"text": text}
+                return Exit("over_budget", end.cause)
+            if end.outcome == "stopped" and signals.exit_code is None:
+                end = Exit("died", "it stopped without being asked")
+            if end.outcome == "bad_config":
+                error = ConfigError(*(self._error[k] for k in ("key", "value", "allowed")))
+                if not self._environment:  # nothing of this sitting has happened yet
+                    raise error
+                self._error = {"text": str(error)}
+            if end.outcome == "nonfinite":
+                self._error = {"text": f"the loss is no longer finite at step {step}"}
+            if end.outcome == "died":
+                deaths = 1 if step > died_at else deaths + 1
+                died_at = max(died_at, step)
+                self._event("worker_died", step, cause=end.cause, error=self._error.get("text"))
+                log.debug("%s", self._error.get("trace", ""))
+            again = end.outcome == "reload" or (
+                end.outcome == "died" and deaths <= self._config.worker.max_restarts
+            )
+            if not again or signals.exit_code is not None:
+                return end
+            self._generation += 1
+            self._budget.next_worker()
+
+    def _one_worker(self, signals: Signals) -> Exit:
+        self._error = {}
+        worker = WorkerProcess(
+            self._config,
+            self._run_dir / "config.yaml",
+            cache=cache_folder(),
+            generation=self._generation,
+            resume_at_most=self._files.last_step,
+            started=self._started,
+        )
+        signals.worker = worker
+        try:
+            for record in worker.records(self._config.worker.timeout_s):
+                self._take(record, worker)
+            return worker.close()
+        except BaseException:
+            worker.kill()
+            worker.close()
+            raise
+        finally:
+            signals.worker = None
+
+    def _take(self, record: Record, worker: WorkerProcess) -> None:
+        match record.pop("kind"):
+            case "row":
+                self._row(record)
+                self._watch(worker, metric_gb(record, self._budget_metric), after_step=True)
+            case "silence" if self._budget_metric == "process":
+                self._watch(worker, worker.memory_gb(), after_step=False)
+            case "event":
+                self._event(**record)
+            case "commit":
+                self._files.fsync()
+                worker.tell("committed", record["step"])
+            case "warning":
+                log.warning("%s", record["text"])
+            case "ready":
+                self._ready(record)
+            case "error" | "bad_config":
+                self._error = record
+            case "ended":
+                self._ended = record
+
+    def _ready(self, record: Record) -> None:
+        environment = record["environment"]
+        if not self._environment:
+            for line in check_environment(self._first_environment, environment):
+                log.warning("%s", line)
+            for note in record["notes"]:
+                log.info("%s", note)
+            self._environment = environment
+            self._open_trackers()
+            if self._is_resumed:
+                self._event("resumed", record["step"])
+        self._event(
+            "worker_started",
+            record["step"],
+            pid=record["pid"],
+            generation=self._generation,
+            environment=environment,
+        )
+
+    def _open_trackers(self) -> None:
+        from lab.tracking import open_trackers
+
+        self._trackers = open_trackers(
+            self._config,
+            outputs=outputs_of(self._run_dir),
+            run_dir=self._run_dir,
+            origin=self._origin,
+            overrides=self._overrides,
+        )
+
+    @property
+    def _budget_metric(self) -> str:
+        """On CUDA the process's own memory says nothing about the device's."""
+        on_cuda = sys.platform == "linux" and "gpu" in self._environment.get("device", "")
+        return "mlx" if on_cuda else "process"
+
+    def _watch(self, worker: WorkerProcess, memory_gb: float | None, *, after_step: bool) -> None:
+        """Hold the worker to its budget."""
+        if memory_gb is None:
+            return
+        action = self._budget.judge(memory_gb, after_step=after_step)
+        if action is None:
+            return
+        limit = self._config.memory.budget_gb
+        self._event(
+            "budget_exceeded",
+            self._files.last_step,
+            memory_gb=memory_gb,
+            budget_gb=limit,
+            action=action,
+        )
+        if action == "kill":
+            worker.kill(f"{memory_gb:.2f} GB are far above memory.budget_gb={limit:g}")
+        else:
+            worker.tell(action)
+
+    def _row(self, row: Record) -> None:
+        stored = self._files.row(row)
+        if stored.is_new:
+            for tracker in self._trackers:
+                tracker.log(row)
+        elif not self._same_loss(stored.loss, row["loss"]):
+            step, found = row["step"], row["loss"]
+            self._mismatch = self._mismatch or step
+            self._event("replay_mismatch", step, expected=stored.loss, found=found)
+
+    def _same_loss(self, first: float | None, replayed: float | None) -> bool:
+        """Bit for bit, unless the run was allowed not to be repeatable."""
+        if self._config.train.deterministic or first is None or replayed is None:
+            return first == replayed
+        return math.isclose(first, replayed, rel_tol=LOOSE)
+
+    def _event(self, event: str, step: int, **fields: object) -> None:
+        if event in REPEATED and (event, step) in self._told:
+            return
+        self._told.add((event, step))
+        row = {"event": event, "step": step, "time": time.monotonic() - self._started, **fields}
+        self._files.event(row)
+        for tracker in self._trackers:
+            tracker.event(row)
+
+    def _finish(self, end: Exit, signalled: int | None) -> Result:
+        exit_code, state = _verdict(end, signalled, self._mismatch)
+        self._event("run_finished", self._files.last_step, state=state)
+        summary = {
+            "version": VERSION,
+            "state": state,
+            **summarise(self._run_dir),
+            "weights_sha256": self._ended.get("weights_sha256"),
+            "environment": self._environment | _parent_environment(),
+        }
+        self._files.write_summary(summary)
+        self._tell(summary, self._close_trackers(summary, exit_code))
+        return Result(exit_code, _objective(self._config, summary) if exit_code == 0 else None)
+
+    def _close_trackers(self, summary: dict[str, Any], exit_code: int) -> list[str]:
+        trackers, self._trackers = self._trackers, []
+        return [line for tracker in trackers for line in tracker.close(summary, exit_code)]
+
+    def _tell(self, summary: dict[str, Any], problems: list[str]) -> None:
+        from lab.analysis.plot import plot_run
+        from lab.tracking.closing import format_summary
+        from lab.tracking.wandb import wandb_folder
+
+        for line in (*self._data_notes(), *problems):
+            log.warning("%s", line)
+        tracked = self._config.tracker.mode != "none"
+        text = format_summary(
+            summary,
+            self._run_dir,
+            wandb_dir=wandb_folder(self._config, outputs_of(self._run_dir)) if tracked else None,
+            error=self._error.get("text", ""),
+        )
+        log.info("%s", text)
+        if self._files.last_step:
+            try:
+                plot_run(self._run_dir)
+            except OSError as error:
+                log.warning("memory.png was not drawn: %s", error)
+
+    def _data_notes(self) -> list[str]:
+        """Samples that did not go in whole, said once at the end."""
+        length = self._config.train.max_seq_length
+        says = {
+            "truncated": f"samples were longer than train.max_seq_length={length} and were cut",
+            "empty": "samples had no completion token left and taught nothing",
+        }
+        return [f"{self._ended[k]} {text}" for k, text in says.items() if self._ended.get(k)]
+
+
+def _objective(config: Config, summary: dict[str, Any]) -> float | None:
+    """The figure of the summary that a sweeper is to make best."""
+    return summary[config.objective]
+
+
+def _verdict(end: Exit, signalled: int | None, mismatch: int | None) -> tuple[int, str]:
+    if signalled is not None and end.outcome != "finished":
+        return signalled, "interrupted"
+    if end.outcome == "over_budget":
+        return 3, "budget_exceeded"
+    if end.outcome == "finished" and mismatch is None:
+        return 0, "completed"
+    return 1, "failed"
+
+
+def _parent_environment() -> dict[str, object]:
+    from importlib.metadata import version
+
+    from lab.compose import probe_machine
+
+    here = Path(__file__).parent
+    git = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False
+    )
+    return {
+        "hydra": version("hydra-core"),
+        "machine_memory_gb": probe_machine().memory_bytes / 2**30,
+        "git_commit": git.stdout.strip() or None,
+    }
