@@ -26,6 +26,7 @@ from benchmarks.turns import take_turns
 Pair = tuple[Run, list[float], list[float]]  # a run; the loop's seconds and losses
 
 ROUNDS = 3
+ROUNDING = 1e-5  # the lab sums a frozen head's losses slice by slice
 GOAL = Goal(1.03)
 
 
@@ -73,7 +74,7 @@ def _figures(model: str, pairs: list[Pair], skipped: int) -> list[Figure]:
         Figure(f"{model}: step, lab / bare loop", steps, "", GOAL),
         Figure(f"{model}: sum of all steps, lab / bare loop", [sum(a) / sum(b) for a, b in both]),
         Figure(f"{model}: step of the bare loop", [1000 * median(b) for _, b in both], "ms"),
-        Figure(f"{model}: largest difference of a loss", apart, "", Goal(0)),
+        Figure(f"{model}: largest difference of a loss", apart, "", Goal(ROUNDING)),
     ]
 
 

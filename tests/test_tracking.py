@@ -26,6 +26,7 @@ from wandb.util import get_core_path
 
 from lab.compose import CONF, compose_config, register
 from lab.config import Config, dump, to_dict
+from lab.identity import Origin
 from lab.tracking import open_trackers
 from lab.tracking.closing import format_summary
 from lab.tracking.files import MetricsLost, RunFiles
@@ -412,7 +413,7 @@ def test_a_terminal_shows_one_live_line_with_events_and_logs_above_it():
             make_config("none"),
             outputs=Path(),
             run_dir=Path(),
-            group=None,
+            origin=Origin("abc", None, ""),
             overrides=[],
             interactive=False,
         )
