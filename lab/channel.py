@@ -12,7 +12,10 @@ GRACE_S = 3.0
 
 
 class Channel:
-    """Sends records, one JSON object a line; hears ``stop``, ``reload`` and ``committed <step>``.
+    """Sends records, one JSON object a line; hears a few words, one a line.
+
+    ``go <step>``: train, from the newest checkpoint up to that step. ``committed <step>``: every
+    row up to it is on file. ``reload``: leave at a checkpoint for another process. ``stop``.
 
     A daemon thread reads standard input; ``mx.eval`` releases the GIL, so it runs while a step
     does. End of file means that the supervisor is gone: the worker stops at its next step, and is
@@ -23,6 +26,7 @@ class Channel:
         self._out = descriptor
         self._held: tuple[str, dict[str, object]] | None = None
         self._heard = threading.Condition()
+        self._go: int | None = None
         self._committed = -1
         self.stopping = False
         self.over_budget = False
@@ -66,6 +70,18 @@ class Channel:
         """Send one row of ``events.jsonl``."""
         self.send("event", event=event, step=step, **fields)
 
+    def wait_for_go(self) -> int:
+        """Return the newest step to go on from, once this worker is the one that is to train.
+
+        Raises:
+            BrokenPipeError: it is not needed.
+        """
+        with self._heard:
+            self._heard.wait_for(lambda: self._go is not None or self.stopping)
+            if self._go is None:
+                raise BrokenPipeError("this worker is not needed")
+            return self._go
+
     def wait_until_written(self, step: int) -> None:
         """Return once the supervisor has every row up to ``step`` on file.
 
@@ -82,7 +98,9 @@ class Channel:
         for line in sys.stdin:
             word, _, argument = line.strip().partition(" ")
             with self._heard:
-                if word == "committed":
+                if word == "go":
+                    self._go = int(argument)
+                elif word == "committed":
                     self._committed = int(argument)
                 elif word == "stop":
                     self.stopping = True

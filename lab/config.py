@@ -18,8 +18,6 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Self, TypeVar, Union, get_args, get_origin, get_type_hints
 
-import yaml
-
 VERSION = 1
 AUTO = "auto"
 GB = 2**30
@@ -290,6 +288,8 @@ class Config:
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read a saved ``config.yaml``, which may be hostile: safe YAML, known keys, no ``${``."""
+        import yaml  # not at the top: a worker gets its config as JSON and starts sooner
+
         try:
             raw = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
@@ -487,4 +487,6 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 def dump(config: Config) -> str:
     """The text of ``config.yaml``."""
+    import yaml
+
     return yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)

@@ -121,6 +121,8 @@ class Loop:
         if self._channel.over_budget and not (stopping or last):
             reason, method = "budget", "process"
         if reason is not None:
+            if method == "process":
+                self._channel.send("leaving")  # the next worker can start while this one saves
             progress.reloads += 1
             progress.pending = PendingReload(
                 step=step,

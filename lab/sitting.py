@@ -73,6 +73,7 @@ class Sitting:
         self._overrides = overrides or []
         self._files = RunFiles(run_dir)
         self._started = time.monotonic() - self._files.last_time
+        self._standby: WorkerProcess | None = None
         self._trackers: list[Tracker] = []
         self._environment: dict[str, Any] = {}
         self._ended: Record = {}
@@ -99,6 +100,8 @@ class Sitting:
             log.error("%s: the run stops rather than lose rows", error)  # noqa: TRY400
             return Result(1)
         finally:
+            if self._standby is not None:
+                _end(self._standby)
             self._close_trackers({"state": "failed"}, 1)
             self._files.close()
 
@@ -139,25 +142,27 @@ class Sitting:
 
     def _one_worker(self, signals: Signals) -> Exit:
         self._error = {}
-        worker = WorkerProcess(
-            self._config,
-            self._run_dir / "config.yaml",
-            cache=cache_folder(),
-            generation=self._generation,
-            resume_at_most=self._files.last_step,
-            started=self._started,
-        )
+        worker, self._standby = self._standby or self._start_worker(self._generation), None
         signals.worker = worker
         try:
+            worker.tell("go", self._files.last_step)
             for record in worker.records(self._config.worker.timeout_s):
                 self._take(record, worker)
             return worker.close()
         except BaseException:
-            worker.kill()
-            worker.close()
+            _end(worker)
             raise
         finally:
             signals.worker = None
+
+    def _start_worker(self, generation: int) -> WorkerProcess:
+        return WorkerProcess(
+            self._config,
+            self._run_dir / "checkpoints",
+            cache=cache_folder(),
+            generation=generation,
+            started=self._started,
+        )
 
     def _take(self, record: Record, worker: WorkerProcess) -> None:
         match record.pop("kind"):
@@ -171,6 +176,8 @@ class Sitting:
             case "commit":
                 self._files.fsync()
                 worker.tell("committed", record["step"])
+            case "leaving":
+                self._standby = self._standby or self._start_worker(self._generation + 1)
             case "warning":
                 log.warning("%s", record["text"])
             case "ready":
@@ -308,6 +315,11 @@ class Sitting:
             "empty": "samples had no completion token left and taught nothing",
         }
         return [f"{self._ended[k]} {text}" for k, text in says.items() if self._ended.get(k)]
+
+
+def _end(worker: WorkerProcess) -> None:
+    worker.kill()
+    worker.close()
 
 
 def _objective(config: Config, summary: dict[str, Any]) -> float | None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from lab import machine
-from lab.config import GB, Config
+from lab.config import GB, Config, to_dict
 
 OUTCOMES = {0: "finished", 2: "bad_config", 64: "reload", 65: "stopped", 66: "nonfinite"}
 STOP_GRACE_S = 5.0
@@ -40,27 +40,29 @@ class Exit:
 
 
 class WorkerProcess:
-    """One worker: a fresh interpreter with a pipe for records and a standard input for words."""
+    """One worker: a fresh interpreter with a pipe for records and a standard input for words.
+
+    It waits for the word ``go`` before it takes the memory to train with, so one can be started
+    while another still runs.
+    """
 
     def __init__(
         self,
         config: Config,
-        config_path: Path,
+        checkpoints: Path,
         *,
         cache: Path,
         generation: int,
-        resume_at_most: int,
         started: float,
     ) -> None:
         self._cause: str | None = None
         self._records, write_end = os.pipe()
         command = [
             *(sys.executable, "-m", "lab.worker"),
-            *("--config", str(config_path)),
+            *("--checkpoints", str(checkpoints)),
             *("--records", str(write_end)),
             *("--cache", str(cache)),
             *("--generation", str(generation)),
-            *("--resume-at-most", str(resume_at_most)),
             *("--started", repr(started)),
         ]
         try:
@@ -73,6 +75,7 @@ class WorkerProcess:
             )
         finally:
             os.close(write_end)
+        self._say(json.dumps(to_dict(config)))
 
     @property
     def pid(self) -> int:
@@ -108,9 +111,12 @@ class WorkerProcess:
 
     def tell(self, *words: object) -> None:
         """Send one line to the worker; it may be dead already, which :meth:`close` will tell."""
+        self._say(" ".join(map(str, words)))
+
+    def _say(self, line: str) -> None:
         assert self._process.stdin is not None
         with suppress(BrokenPipeError, ValueError):
-            self._process.stdin.write(" ".join(map(str, words)).encode() + b"\n")
+            self._process.stdin.write(line.encode() + b"\n")
             self._process.stdin.flush()
 
     def kill(self, cause: str | None = None) -> None:

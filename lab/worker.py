@@ -1,12 +1,14 @@
 """The training process: find everything the run needs, then train, session after session.
 
 Started by the supervisor as ``python -m lab.worker``, a fresh interpreter every time, so that no
-earlier run's heap is in its memory curve. It imports neither Hydra nor wandb.
+earlier run's heap is in its memory curve. The first line of its standard input is its config. It
+imports neither Hydra nor wandb.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
 import sys
@@ -22,7 +24,7 @@ import mlx.core as mx  # noqa: E402
 
 from lab import checkpoint, memory, models  # noqa: E402
 from lab.channel import Channel  # noqa: E402
-from lab.config import Config, ConfigError  # noqa: E402
+from lab.config import Config, ConfigError, from_dict  # noqa: E402
 from lab.data import open_data  # noqa: E402
 from lab.data.tokenizer import load_tokenizer  # noqa: E402
 from lab.loop import Loop, Outcome  # noqa: E402
@@ -32,9 +34,10 @@ from lab.session import Session, Shared  # noqa: E402
 def main() -> int:
     """Run one worker process; its exit code is an :class:`Outcome`."""
     arguments = _arguments()
+    config = from_dict(Config, json.loads(sys.stdin.readline()))
     channel = Channel(arguments.records)
     try:
-        outcome = _work(arguments, channel)
+        outcome = _work(config, arguments, channel)
     except ConfigError as error:
         channel.send("bad_config", key=error.key, value=str(error.value), allowed=error.allowed)
         outcome = Outcome.BAD_CONFIG
@@ -45,28 +48,29 @@ def main() -> int:
         channel.send("error", text=text, trace=traceback.format_exc())
         outcome = Outcome.FAILED
     memory.release_wired()
+    if outcome is Outcome.RELOAD:
+        os._exit(outcome)  # taking the interpreter down would take longer than saving did
     return outcome
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--config", type=Path, required=True, help="the run's config.yaml")
+    parser.add_argument("--checkpoints", type=Path, required=True, help="the run's folder of them")
     parser.add_argument("--records", type=int, required=True, help="descriptor to write records to")
     parser.add_argument("--cache", type=Path, required=True, help="folder of the data index")
     parser.add_argument("--generation", type=int, default=0)
-    parser.add_argument("--resume-at-most", type=int, default=0, help="newest step to go on from")
     parser.add_argument("--started", type=float, required=True, help="the run's monotonic start")
     return parser.parse_args()
 
 
-def _work(arguments: argparse.Namespace, channel: Channel) -> Outcome:
-    config = Config.load(arguments.config)
+def _work(config: Config, arguments: argparse.Namespace, channel: Channel) -> Outcome:
     if BLAS is None and sys.platform == "linux" and mx.default_device().type == mx.cpu:
         channel.send("warning", text=machine.BLAS_HINT)
     memory.set_limits(config.memory)
     shared = _open_shared(config, arguments.cache)
-    checkpoints = arguments.config.parent / "checkpoints"
-    session = _open_session(shared, checkpoints, arguments.resume_at_most, channel)
+    checkpoints = arguments.checkpoints
+    # All is imported and opened: from here on it takes memory, which the one before must have left.
+    session = _open_session(shared, checkpoints, channel.wait_for_go(), channel)
     parameters = sum(array.size for array in session.weights().values())
     channel.send(
         "ready",
