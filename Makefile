@@ -22,12 +22,12 @@ PYTHON := $(if $(FOUND),,$(shell \
 	done))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test lint bench pretrained lock clean no-venv
+.PHONY: help setup train test lint bench soak pretrained lock clean no-venv
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' Makefile | \
 		while IFS='|' read -r name text; do printf '%-18s %s\n' "$$name" "$$text"; done
-	@echo '  ARGS="..." is handed to train, test, bench and lock; BACKEND=default|cuda overrules the choice'
+	@echo '  ARGS="..." is handed to train, test, bench, soak and lock; BACKEND=default|cuda overrules the choice'
 
 setup: $(STAMP) ## make .venv with the locked packages, if it is not there yet
 	@echo "$(BIN) is ready (MLX backend: $(BACKEND))"
@@ -45,6 +45,9 @@ lint: $(STAMP) ## ruff check, ruff format --check, pyright
 
 bench: $(STAMP) ## run the benchmarks
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+soak: $(STAMP) ## harm hundreds of runs and compare: make soak ARGS="--faults 300 --seed 0"
+	@$(BIN)/python -m benchmarks.soak $(ARGS)
 
 pretrained: $(STAMP) ## make models/smollm2-135m, a real pretrained model, without a model hub
 	@$(BIN)/python -m lab.pretrained $(MODEL)

@@ -132,9 +132,16 @@ def steps(folder: Path) -> list[int]:
     return sorted(int(m[1]) for m in found if m and (folder / m[0] / MANIFEST).is_file())
 
 
-def prune(folder: Path, keep: int) -> None:
-    """Remove all but the newest ``keep`` checkpoints, and what a killed save left behind."""
-    for step in steps(folder)[:-keep]:
+def prune(folder: Path, keep: int, *, newest: int) -> None:
+    """Remove all but ``keep`` checkpoints, and what a killed save left behind.
+
+    Arguments:
+        newest: the step of the one just saved, which is good. Later ones could not be used, or the
+            run would not have come to this step again; they must not push good ones out.
+    """
+    found = steps(folder)
+    kept = [step for step in found if step <= newest][-keep:]
+    for step in set(found) - set(kept):
         shutil.rmtree(folder / f"step_{step}", ignore_errors=True)
     for leftover in folder.glob(".step_*.tmp"):
         shutil.rmtree(leftover, ignore_errors=True)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
+import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -18,10 +21,19 @@ def main() -> int:
     resume.add_argument("run_dir", type=Path)
     plot = commands.add_parser("plot", help="draw memory.png again, of a live run too")
     plot.add_argument("run_dir", type=Path)
+    sync = commands.add_parser("sync", help="make W&B runs again from the files, and send them")
+    sync.add_argument("run_dirs", type=Path, nargs="+", metavar="run_dir")
+    sync.add_argument("--offline", action="store_true", help="only make it")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        return {"resume": _resume, "plot": _plot}[arguments.command](arguments.run_dir)
+        match arguments.command:
+            case "resume":
+                return _resume(arguments.run_dir)
+            case "plot":
+                return _plot(arguments.run_dir)
+            case _:
+                return _sync(arguments.run_dirs, send=not arguments.offline)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
@@ -40,6 +52,23 @@ def _plot(run_dir: Path) -> int:
         raise ConfigError("run", run_dir, "holds no metrics.jsonl; give the folder of a run")
     print(plot_run(run_dir))
     return 0
+
+
+def _sync(run_dirs: list[Path], *, send: bool) -> int:
+    from lab.tracking.closing import command
+    from lab.tracking.sync import SyncError, rebuild
+    from lab.tracking.wandb import can_send
+
+    try:
+        made = [os.path.relpath(rebuild(run_dir)) for run_dir in run_dirs]
+    except SyncError as error:
+        print(error, file=sys.stderr)
+        return 1
+    line = command("wandb", "sync", *made)
+    if not send or not can_send():
+        print(f"made again from the files; to send it to W&B: {line}")
+        return 0
+    return subprocess.run([*shlex.split(line)], check=False).returncode
 
 
 if __name__ == "__main__":

@@ -184,7 +184,7 @@ class Loop:
             bytes=sum(file.stat().st_size for file in folder.iterdir()),
             for_reload=session.progress.pending is not None,
         )
-        checkpoint.prune(self._checkpoints, self._config.checkpoint.keep)
+        checkpoint.prune(self._checkpoints, self._config.checkpoint.keep, newest=step)
         return True
 
     def _settle_reload(self, session: Session, reading: memory.Reading, seconds: float) -> None:

@@ -19,12 +19,14 @@ from lab.identity import Origin, check_environment
 from lab.supervisor import Exit, Record, Signals, WorkerProcess
 from lab.tracking.files import MetricsLost, RunFiles
 from lab.tracking.rows import metric_gb, read_jsonl
+from lab.tracking.wandb import outputs_of, wandb_folder
 
 if TYPE_CHECKING:
     from lab.tracking import Tracker
 
 log = logging.getLogger("lab")
 
+REBUILD_SECONDS = 60.0
 LOOSE = 0.02  # how far a replayed loss may lie from the first with train.deterministic=false
 
 # What a replayed step tells again.
@@ -52,12 +54,6 @@ def cache_folder() -> Path:
     return Path(given) if given else Path(base) / "mlx-memory-lab"
 
 
-def outputs_of(run_dir: Path) -> Path:
-    """The folder of all runs, which W&B's files go to: the one that holds this run, else ours."""
-    holds = (folder for folder in run_dir.resolve().parents if folder.name == "outputs")
-    return next(holds, Path("outputs"))
-
-
 class Sitting:
     """One supervised go at a run: from its start, or from where an earlier one was cut off.
 
@@ -79,6 +75,7 @@ class Sitting:
         self._ended: Record = {}
         self._error: Record = {}
         self._mismatch: int | None = None
+        self._start_step = 0
         self._budget = Budget(config.memory.budget_gb, can_reload=config.checkpoint.enabled)
         earlier = list(read_jsonl(run_dir / "events.jsonl"))
         self._told = {(e["event"], e["step"]) for e in earlier}
@@ -107,26 +104,16 @@ class Sitting:
 
     def _train(self, signals: Signals) -> Exit:
         """Start workers until one ends for good; a death is replayed from the last checkpoint."""
-        deaths, died_at = 0, -1
+        deaths, died_at, before = 0, -1, (-1, -1)
         if not self._is_resumed:
             self._event("run_started", 0, name=self._config.name, **self._origin.event())
         while True:
-            end = self._one_worker(signals)
+            end = self._explain(self._one_worker(signals), asked=signals.exit_code is not None)
             step = self._files.last_step
-            if self._budget.exhausted and end.outcome != "finished":
-                limit = self._config.memory.budget_gb
-                text = f"memory.budget_gb={limit:g} was exceeded, and reloads do not help"
-                self._error = {"text": text}
-                return Exit("over_budget", end.cause)
-            if end.outcome == "stopped" and signals.exit_code is None:
-                end = Exit("died", "it stopped without being asked")
-            if end.outcome == "bad_config":
-                error = ConfigError(*(self._error[k] for k in ("key", "value", "allowed")))
-                if not self._environment:  # nothing of this sitting has happened yet
-                    raise error
-                self._error = {"text": str(error)}
-            if end.outcome == "nonfinite":
-                self._error = {"text": f"the loss is no longer finite at step {step}"}
+            progress = (self._start_step, step)
+            if end.outcome == "reload" and progress == before:
+                end = Exit("died", "it left for a reload that led to the same step again")
+            before = progress
             if end.outcome == "died":
                 deaths = 1 if step > died_at else deaths + 1
                 died_at = max(died_at, step)
@@ -139,6 +126,28 @@ class Sitting:
                 return end
             self._generation += 1
             self._budget.next_worker()
+
+    def _explain(self, end: Exit, *, asked: bool) -> Exit:
+        """What a worker's end means, where its exit code alone does not say it.
+
+        Raises:
+            ConfigError: the worker found the config impossible before anything had happened.
+        """
+        if self._budget.exhausted and end.outcome != "finished":
+            limit = self._config.memory.budget_gb
+            self._error = {"text": f"memory.budget_gb={limit:g} is exceeded after a reload too"}
+            return Exit("over_budget", end.cause)
+        if end.outcome == "stopped" and not asked:
+            return Exit("died", "it stopped without being asked")
+        if end.outcome == "bad_config":
+            error = ConfigError(*(self._error[k] for k in ("key", "value", "allowed")))
+            if not self._environment:
+                raise error
+            self._error = {"text": str(error)}
+        if end.outcome == "nonfinite":
+            step = self._files.last_step
+            self._error = {"text": f"the loss is no longer finite at step {step}"}
+        return end
 
     def _one_worker(self, signals: Signals) -> Exit:
         self._error = {}
@@ -198,6 +207,7 @@ class Sitting:
             self._open_trackers()
             if self._is_resumed:
                 self._event("resumed", record["step"])
+        self._start_step = record["step"]
         self._event(
             "worker_started",
             record["step"],
@@ -279,17 +289,29 @@ class Sitting:
             "environment": self._environment | _parent_environment(),
         }
         self._files.write_summary(summary)
-        self._tell(summary, self._close_trackers(summary, exit_code))
+        problems = self._close_trackers(summary, exit_code)
+        self._files.close()
+        if problems and self._config.tracker.mode == "offline":
+            problems += self._rebuild_wandb()
+        self._tell(summary, problems)
         return Result(exit_code, _objective(self._config, summary) if exit_code == 0 else None)
 
     def _close_trackers(self, summary: dict[str, Any], exit_code: int) -> list[str]:
         trackers, self._trackers = self._trackers, []
         return [line for tracker in trackers for line in tracker.close(summary, exit_code)]
 
+    def _rebuild_wandb(self) -> list[str]:
+        """Make the offline W&B run again from the files, in a process that W&B did not fail in."""
+        command = [sys.executable, "-m", "lab.cli", "sync", "--offline", str(self._run_dir)]
+        try:
+            subprocess.run(command, check=True, capture_output=True, timeout=REBUILD_SECONDS)
+        except (OSError, subprocess.SubprocessError):
+            return [f"its offline run is not whole; later: lab sync {self._run_dir}"]
+        return ["its offline run was made again from the files, and is whole"]
+
     def _tell(self, summary: dict[str, Any], problems: list[str]) -> None:
         from lab.analysis.plot import plot_run
         from lab.tracking.closing import format_summary
-        from lab.tracking.wandb import wandb_folder
 
         for line in (*self._data_notes(), *problems):
             log.warning("%s", line)

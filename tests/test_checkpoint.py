@@ -92,9 +92,16 @@ def test_the_newest_are_kept_and_leftovers_removed(tmp_path: Path) -> None:
         checkpoint.save(tmp_path, snapshot(step), ADAPTER)
     (tmp_path / ".step_101.1.tmp").mkdir()
     (tmp_path / "step_7").mkdir()  # no manifest: not a checkpoint
-    checkpoint.prune(tmp_path, keep=2)
+    checkpoint.prune(tmp_path, keep=2, newest=100)
     assert checkpoint.steps(tmp_path) == [20, 100]
     assert not (tmp_path / ".step_101.1.tmp").exists()
+
+
+def test_one_that_could_not_be_used_pushes_no_good_one_out(tmp_path: Path) -> None:
+    for step in (5, 10, 15):
+        checkpoint.save(tmp_path, snapshot(step), ADAPTER)
+    checkpoint.prune(tmp_path, keep=1, newest=10)  # 15 was damaged: the run came to 10 again
+    assert checkpoint.steps(tmp_path) == [10]
 
 
 @pytest.mark.parametrize(

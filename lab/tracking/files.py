@@ -78,7 +78,10 @@ class JsonLines:
             raise MetricsLost(self.path, error) from error
 
     def close(self) -> None:
-        os.close(self._fd)
+        """Close it and give up its lock; done twice, it does nothing."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +187,20 @@ def _lock(fd: int, path: Path) -> None:
             os.close(fd)
             raise RunBusy(f"{path} is being written by another process") from error
         # Some network file systems have no locks: no reason not to train there.
+
+
+def check_idle(run_dir: Path) -> None:
+    """Make sure that nobody writes the files of this run.
+
+    Raises:
+        RunBusy: somebody does.
+    """
+    path = run_dir / "metrics.jsonl"
+    with suppress(FileNotFoundError), path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunBusy(f"{path} is being written by another process") from error
 
 
 def _loss(row: Mapping[str, object]) -> float:

@@ -206,6 +206,12 @@ def reload_row(event: Mapping[str, Any], metric: str) -> dict[str, Any]:
     }
 
 
+def outputs_of(run_dir: Path) -> Path:
+    """The folder of all runs, which W&B's files go to: the one that holds this run, else ours."""
+    holds = (folder for folder in run_dir.resolve().parents if folder.name == "outputs")
+    return next(holds, Path("outputs"))
+
+
 def wandb_folder(config: Config, outputs: Path) -> Path | None:
     """Where the W&B runs lie, for ``wandb leet``; None where there is no W&B."""
     if config.tracker.mode == "none":
@@ -218,6 +224,13 @@ def _define_metrics(run: Any) -> None:
     run.define_metric("*", step_metric="step")
     for key in MEMORY_KEYS:  # one by one: of two globs that match, W&B may take either
         run.define_metric(key, step_metric="step", summary="min,max,mean,last")
+
+
+def can_send() -> bool:
+    """Whether this user is known to a W&B server."""
+    import wandb
+
+    return os.environ.get("WANDB_MODE", "online") == "online" and _has_credentials(wandb)
 
 
 def _has_credentials(wandb: Any) -> bool:

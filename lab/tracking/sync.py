@@ -1,0 +1,53 @@
+"""A run's W&B run, made again from the run's own files."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from lab.config import Config, ConfigError
+from lab.experiment import read_summary
+from lab.identity import Origin
+from lab.tracking.files import RunBusy, check_idle
+from lab.tracking.wandb import WandbTracker, outputs_of, wandb_folder
+
+SECONDS = 600.0  # enough for a million rows
+
+
+class SyncError(RuntimeError):
+    """W&B failed; the text says how."""
+
+
+def rebuild(run_dir: Path) -> Path:
+    """Write one complete offline W&B run; it takes the place of any that a run left unfinished.
+
+    Returns:
+        Its folder, which ``wandb sync`` sends up.
+
+    Raises:
+        ConfigError: the folder is not a run's, or the run is still going on.
+        SyncError: W&B failed.
+    """
+    config, origin = Config.load(run_dir / "config.yaml"), Origin.of(run_dir)
+    try:
+        check_idle(run_dir)
+    except RunBusy as error:
+        raise ConfigError("run", run_dir, "is still going on in another process") from error
+    summary = read_summary(run_dir)
+    outputs, offline = outputs_of(run_dir), replace(config.tracker, mode="offline")
+    config = replace(config, tracker=offline)
+    tracker = WandbTracker(
+        config,
+        outputs=outputs,
+        run_dir=run_dir,
+        run_id=origin.run_id,
+        group=origin.group,
+        finish_seconds=SECONDS,
+    )
+    problems = tracker.close(summary, 0 if summary.get("state") == "completed" else 1)
+    folder = wandb_folder(config, outputs)
+    assert folder is not None
+    made = next(folder.glob(f"offline-run-*-{origin.run_id}"), None)
+    if problems or made is None:
+        raise SyncError("; ".join(problems) or "W&B left no run")
+    return made
