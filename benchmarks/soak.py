@@ -224,6 +224,8 @@ def suffer(run: Run, kind: str) -> None:
     if kind in ON_DISK:
         kill_everything(run)
         run.wait()
+        if _summary(run).get("state") == "completed":
+            return  # too late to harm what is needed again
         ON_DISK[kind](run)
     elif kind == FULL:
         fill_disk(run)

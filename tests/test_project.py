@@ -77,6 +77,7 @@ def test_make_help_lists_every_target(repo: Path) -> None:
         "test",
         "lint",
         "bench",
+        "soak",
         "pretrained",
         "lock",
         "clean",
