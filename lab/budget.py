@@ -10,7 +10,8 @@ from typing import Literal
 
 Action = Literal["reload", "stop", "kill"]
 
-HARD_LIMIT = 1.25  # of the budget; a worker above it is not waited for
+HARD_LIMIT = 1.25  # of the budget; a worker above it is not waited for longer than
+GRACE_S = 10.0  # to end its step and save
 PATIENCE_STEPS = 2  # that may end above the budget while a reload was asked for
 
 
@@ -29,6 +30,7 @@ class Budget:
         self._limit_gb, self._can_reload = limit_gb, can_reload
         self.exhausted = False
         self._asked: Action | None = None
+        self._asked_at = 0.0
         self._steps_since = 0
         self._is_last_chance = False
 
@@ -37,11 +39,12 @@ class Budget:
         self._is_last_chance = self._asked is not None
         self._asked, self._steps_since = None, 0
 
-    def judge(self, memory_gb: float, *, after_step: bool) -> Action | None:
+    def judge(self, memory_gb: float, *, now: float, after_step: bool) -> Action | None:
         """What to do now, at most once each.
 
         Arguments:
             memory_gb: what the worker takes at this moment.
+            now: seconds of a clock.
             after_step: a step has just ended; else it may be in the middle of anything.
         """
         if memory_gb <= self._limit_gb:
@@ -49,17 +52,18 @@ class Budget:
             return None
         if self._asked == "kill":
             return None
-        if self._asked is not None and memory_gb > HARD_LIMIT * self._limit_gb:
-            return self._ask("kill")
         if self._asked is None:
             hopeless = self._is_last_chance or not self._can_reload
-            return self._ask("stop" if hopeless else "reload")
+            return self._ask("stop" if hopeless else "reload", now)
+        is_far_above = memory_gb > HARD_LIMIT * self._limit_gb
+        if is_far_above and now - self._asked_at > GRACE_S:
+            return self._ask("kill", now)
         self._steps_since += after_step
         if self._asked == "reload" and self._steps_since > PATIENCE_STEPS:
-            return self._ask("stop")  # its checkpoint fails, or it would have left
+            return self._ask("stop", now)  # its checkpoint fails, or it would have left
         return None
 
-    def _ask(self, action: Action) -> Action:
+    def _ask(self, action: Action, now: float) -> Action:
         self.exhausted = self.exhausted or action == "stop"
-        self._asked = action
+        self._asked, self._asked_at = action, now
         return action

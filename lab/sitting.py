@@ -237,7 +237,7 @@ class Sitting:
         """Hold the worker to its budget."""
         if memory_gb is None:
             return
-        action = self._budget.judge(memory_gb, after_step=after_step)
+        action = self._budget.judge(memory_gb, now=time.monotonic(), after_step=after_step)
         if action is None:
             return
         limit = self._config.memory.budget_gb
@@ -288,8 +288,8 @@ class Sitting:
             "weights_sha256": self._ended.get("weights_sha256"),
             "environment": self._environment | _parent_environment(),
         }
-        self._files.write_summary(summary)
         problems = self._close_trackers(summary, exit_code)
+        self._files.write_summary(summary)  # last: a run cut off before it goes on, W&B's with it
         self._files.close()
         if problems and self._config.tracker.mode == "offline":
             problems += self._rebuild_wandb()
