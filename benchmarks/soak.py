@@ -259,6 +259,8 @@ def end_of(run: Run) -> dict[str, object]:
     """All that a run leaves which no fault may change."""
     last = run.run_dir / "checkpoints" / f"step_{STEPS}"
     names = ("adapters.safetensors", "optimizer.safetensors")
+    if missing := [name for name in names if not (last / name).exists()]:
+        raise Lost(f"{last.name} lacks {missing}")
     return {
         "rows": [[row[key] for key in COMPARED] for row in run.rows()],
         "weights": _summary(run).get("weights_sha256"),
@@ -335,9 +337,9 @@ def trial(number: int, seed: int, place: Path, expected: dict[str, Any]) -> tupl
                     suffer(run, kind)
             finish(run)
             check(run, expected[run.variant])
-        except Lost as lost:
+        except (Lost, OSError, ValueError) as lost:
             shutil.copytree(run.run_dir, run.folder / "lost", dirs_exist_ok=True)
-            return run, str(lost)
+            return run, repr(lost)
         finally:
             run.kill()
     shutil.rmtree(run.folder, ignore_errors=True)

@@ -28,6 +28,7 @@ class Outcome(IntEnum):
     RELOAD = 64
     STOPPED = 65
     NONFINITE = 66
+    UNSAVED = 67
 
 
 class Loop:
@@ -138,6 +139,8 @@ class Loop:
         if reason is not None and not saved:
             progress.reloads, progress.pending = progress.reloads - 1, None
             reason = None
+        if last and self._config.checkpoint.enabled and not saved:
+            return Outcome.UNSAVED
         if stopping and not last:
             return Outcome.STOPPED
         return Outcome.RELOAD if reason else None

@@ -144,6 +144,9 @@ class Sitting:
             if not self._environment:
                 raise error
             self._error = {"text": str(error)}
+        if end.outcome == "unsaved":
+            text = "the last checkpoint could not be written: make room, then resume the run"
+            self._error = {"text": text}
         if end.outcome == "nonfinite":
             step = self._files.last_step
             self._error = {"text": f"the loss is no longer finite at step {step}"}

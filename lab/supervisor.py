@@ -19,6 +19,7 @@ from lab import machine
 from lab.config import GB, Config, to_dict
 
 OUTCOMES = {0: "finished", 2: "bad_config", 64: "reload", 65: "stopped", 66: "nonfinite"}
+OUTCOMES |= {67: "unsaved"}
 STOP_GRACE_S = 5.0
 SILENCE_S = 0.25  # between two looks at a worker that says nothing
 SECRETS = ("WANDB_API_KEY",)  # the worker never talks to W&B
@@ -31,7 +32,7 @@ class Exit:
     """How a worker process ended.
 
     Attributes:
-        outcome: ``finished reload stopped nonfinite bad_config``, or ``died``.
+        outcome: ``finished reload stopped nonfinite unsaved bad_config``, or ``died``.
         cause: in words, for a death: the signal, the exit code, or that nothing was heard.
     """
 

@@ -118,6 +118,7 @@ class WandbTracker:
         except BaseException as error:  # noqa: BLE001  whatever W&B does, the run goes on
             self._problem = _one_line(error)
             log.warning("W&B failed, training goes on without it: %s", self._problem)
+            _forget_service()
 
     def _track(self) -> None:
         run = self._start()
@@ -240,15 +241,23 @@ def _has_credentials(wandb: Any) -> bool:
     return wandb.login(prompt=False, verify=False)
 
 
+def _forget_service() -> None:
+    """Let the next run of this process, and the interpreter's end, have nothing to do with it."""
+    wandb: Any = sys.modules.get("wandb")
+    with suppress(BaseException):  # it tells again how it failed
+        wandb.teardown(exit_code=1)
+
+
 @functools.cache
 def _bound_exit() -> None:
     """Let the interpreter end although W&B hangs: at exit W&B waits for its process for ever."""
 
     def kill_later() -> None:
-        # Not imported here: the import may be what hangs, or what failed.
-        wandb: Any = sys.modules.get("wandb")
+        # Neither imported nor asked: the import may be what hangs, and wandb.setup() waits for a
+        # lock that is held for ever where its process died while it started.
+        setup: Any = sys.modules.get("wandb.sdk.wandb_setup")
         with suppress(AttributeError):  # it may never have started its process
-            process = wandb.setup()._connection._proc._process  # noqa: SLF001  there is no public way
+            process = setup._singleton._connection._proc._process  # noqa: SLF001  no public way
             timer = Timer(EXIT_SECONDS, process.kill)
             timer.daemon = True
             timer.start()
