@@ -185,6 +185,13 @@ def run_plot(arguments: Sequence[str], place: Path, fixture: Fixture) -> None:
     assert picture.exists()
 
 
+def run_lab_sync(arguments: Sequence[str], place: Path, fixture: Fixture) -> None:
+    assert arguments == ["RUN"]
+    [run] = fixture("finished").glob("outputs/runs/*/*")
+    told = call(sys.executable, "-m", "lab.cli", "sync", run, cwd=fixture("finished"))
+    assert "wandb sync outputs/wandb/offline-run-" in told
+
+
 RUNNERS: dict[str, Callable[[Sequence[str], Path, Fixture], None]] = {
     "python train.py": run_train,
     "python -m": run_module,
@@ -194,6 +201,7 @@ RUNNERS: dict[str, Callable[[Sequence[str], Path, Fixture], None]] = {
     "wandb sync": run_sync,
     "lab resume": run_resume,
     "lab plot": run_plot,
+    "lab sync": run_lab_sync,
 }
 
 
