@@ -11,7 +11,7 @@ from typing import Any
 from lab.config import Config, ConfigError, dump
 from lab.identity import Origin
 from lab.sitting import Result, Sitting
-from lab.tracking.files import RunBusy
+from lab.tracking.files import MetricsLost, RunBusy
 
 log = logging.getLogger("lab")
 
@@ -39,11 +39,15 @@ def run(
     except FileExistsError:
         log.error("%s already holds a run; choose another folder or `lab resume` it", run_dir)  # noqa: TRY400
         return Result(2)
+    except OSError as error:
+        log.error("cannot write to %s: %s", run_dir, error.strerror)  # noqa: TRY400
+        _remove_run(run_dir)
+        return Result(1)
     for warning in warnings:
         log.warning("%s", warning)
     origin = Origin.new(run_dir / "config.yaml", group)
     try:
-        return Sitting(config, run_dir, origin, overrides=overrides).run()
+        return _sit(config, run_dir, origin, overrides)
     except ConfigError as error:
         log.error("%s", error)  # noqa: TRY400 - a user's mistake has no traceback
         _remove_run(run_dir)
@@ -64,9 +68,17 @@ def resume(run_dir: Path) -> Result:
     if read_summary(run_dir).get("state") == "completed":
         raise ConfigError("run", run_dir, "is complete; there is nothing to resume")
     try:
-        return Sitting(config, run_dir, Origin.of(run_dir)).run()
+        return _sit(config, run_dir, Origin.of(run_dir), [])
     except RunBusy as error:
         raise ConfigError("run", run_dir, "is still going on in another process") from error
+
+
+def _sit(config: Config, run_dir: Path, origin: Origin, overrides: list[str]) -> Result:
+    try:
+        return Sitting(config, run_dir, origin, overrides=overrides).run()
+    except MetricsLost as error:
+        log.error("%s: the run stops rather than lose rows", error)  # noqa: TRY400
+        return Result(1)
 
 
 def read_summary(run_dir: Path) -> dict[str, Any]:
@@ -88,10 +100,15 @@ def read_summary(run_dir: Path) -> dict[str, Any]:
 
 
 def _remove_run(run_dir: Path) -> None:
-    """Leave nothing of a run that could not start: its folder, and parents that are empty now."""
-    shutil.rmtree(run_dir, ignore_errors=True)
-    for parent in list(run_dir.parents)[:3]:
+    """Leave nothing of a run that could not start: its files, and folders that are empty now.
+
+    The folder may be one that the user keeps other things in, even the current one.
+    """
+    for name in ("config.yaml", "metrics.jsonl", "events.jsonl", "train.log"):
+        (run_dir / name).unlink(missing_ok=True)
+    shutil.rmtree(run_dir / ".hydra", ignore_errors=True)
+    for folder in (run_dir, *list(run_dir.parents)[:3]):
         try:
-            parent.rmdir()
+            folder.rmdir()
         except OSError:
             return

@@ -139,7 +139,10 @@ class Session:
         self.optimizer.init(self.model.trainable_parameters())
         self.progress = Progress()
         if snapshot is not None:
-            self._restore(snapshot)
+            try:
+                self._restore(snapshot)
+            except CheckpointError as error:
+                raise CheckpointError(f"step_{snapshot.step}: {error}") from error
         self.slope = SlopeWindow(config.reload.window_steps)
         self.step_seconds: deque[float] = deque(maxlen=32)
         if config.train.deterministic and mx.default_device().type == mx.gpu:

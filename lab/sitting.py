@@ -17,7 +17,7 @@ from lab.budget import Budget
 from lab.config import Config, ConfigError
 from lab.identity import Origin, check_environment
 from lab.supervisor import Exit, Record, Signals, WorkerProcess
-from lab.tracking.files import MetricsLost, RunFiles
+from lab.tracking.files import RunFiles
 from lab.tracking.rows import metric_gb, read_jsonl
 from lab.tracking.wandb import outputs_of, wandb_folder
 
@@ -89,13 +89,11 @@ class Sitting:
 
         Raises:
             ConfigError: the worker found the config impossible before its first step.
+            MetricsLost: a file of the run cannot be written any more.
         """
         try:
             with Signals() as signals:
                 return self._finish(self._train(signals), signals.exit_code)
-        except MetricsLost as error:
-            log.error("%s: the run stops rather than lose rows", error)  # noqa: TRY400
-            return Result(1)
         finally:
             if self._standby is not None:
                 _end(self._standby)

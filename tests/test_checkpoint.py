@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -145,3 +146,42 @@ def test_the_digest_of_weights_sees_names_shapes_types_and_bits() -> None:
     digests = {checkpoint.weights_sha256(weights) for weights in (base, *others)}
     assert len(digests) == 5
     assert checkpoint.weights_sha256(dict(reversed(base.items()))) in digests
+
+
+def forge(folder: Path, name: str, content: bytes) -> None:
+    """Put other content into a checkpoint, its manifest to match: made by hand, by whomever."""
+    (folder / name).write_bytes(content)
+    path = folder / checkpoint.MANIFEST
+    manifest = json.loads(path.read_text())
+    digest = hashlib.sha256(content).hexdigest()
+    manifest["files"][name] = {"bytes": len(content), "sha256": digest}
+    path.write_text(json.dumps(manifest))
+
+
+def safetensors(header: object, data: bytes = b"") -> bytes:
+    raw = json.dumps(header).encode()
+    return len(raw).to_bytes(8, "little") + raw + data
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x80\x04\x95pickle",
+        (2**62).to_bytes(8, "little") + b"{}",
+        safetensors([]),
+        safetensors({"a": {}}),
+        safetensors({"a": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}}),
+        safetensors({"a": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}),
+        safetensors({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 16]}}, bytes(16)),
+        safetensors({"a": {"dtype": "F32", "shape": [-4, -1], "data_offsets": [0, 16]}}, bytes(16)),
+        safetensors({"a": {"dtype": "F32", "shape": [1], "data_offsets": [-4, 0]}}, bytes(16)),
+        safetensors({"a": {"dtype": "PY", "shape": [1], "data_offsets": [0, 4]}}, bytes(4)),
+    ],
+)
+def test_arrays_made_by_hand_are_refused_before_mlx_reads_them(
+    tmp_path: Path, content: bytes
+) -> None:
+    folder = checkpoint.save(tmp_path, snapshot(), ADAPTER)
+    forge(folder, checkpoint.WEIGHTS, content)
+    with pytest.raises(CheckpointError, match=f"step_7/{checkpoint.WEIGHTS}"):
+        checkpoint.load(folder)

@@ -226,6 +226,12 @@ def test_what_the_worker_finds_wrong_leaves_nothing_behind(tmp_path: Path, caplo
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_refused_run_takes_nothing_of_the_users_with_it(tmp_path: Path) -> None:
+    (tmp_path / "data.jsonl").write_text('{"text": 3}\n')
+    assert start(tmp_path, "data=jsonl", f"data.path={tmp_path}/data.jsonl").result.exit_code == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["data.jsonl"]
+
+
 NEVER_IN_A_WORKER = ("hydra", "omegaconf", "wandb", "transformers", "numpy")
 
 

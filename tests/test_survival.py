@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -305,6 +306,19 @@ def test_checkpoints_that_find_no_room_cost_warnings_and_the_last_one_the_end(
     assert_ended_as(run, straight)
 
 
+@pytest.mark.parametrize("room", [0, 8 << 10])
+def test_a_disk_that_is_full_from_the_start_is_one_line(
+    repo: Path, small_disk: Path, room: int
+) -> None:
+    fill(small_disk, room)
+    overrides = (*QUICK, "train.steps=300", f"hydra.run.dir={small_disk}/run")
+    process = started(repo, *overrides, cwd=repo, everything=True)
+    said = process.communicate()[0].decode()
+    assert process.returncode == 1, said
+    assert "No space left on device" in said
+    assert "Traceback" not in said
+
+
 def test_rows_that_find_no_room_stop_the_run_and_it_is_resumed(
     small_disk: Path, straight: Run, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -466,3 +480,33 @@ def test_lab_sync_makes_a_wandb_run_from_the_files(
         assert wandb_rows(tmp_path / "outputs") == {row["step"]: row["loss"] for row in run.rows}
     monkeypatch.setattr(sys, "argv", ["lab", "sync", str(tmp_path)])
     assert cli.main() == 2
+
+
+# --- Checkpoints made by hand -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"rng": [', '"rng": [-1, '),
+        ('"next_look": 0', '"next_look": "0"'),
+        ('"next_look": 0', '"_target_": "os.system", "next_look": 0'),
+        ('"reloads": 0', '"reloads": null'),
+    ],
+)
+def test_a_forged_state_is_skipped(
+    cut: Run, straight: Run, caplog: pytest.LogCaptureFixture, old: str, new: str
+) -> None:
+    """Its checksums are right, for whoever forged it could count."""
+    state, manifest = newest(cut) / "state.json", newest(cut) / "manifest.json"
+    damaged = newest(cut).name
+    text = json.dumps(json.loads(state.read_text()))
+    assert old in text
+    state.write_text(text.replace(old, new))
+    described = json.loads(manifest.read_text())
+    digest = hashlib.sha256(state.read_bytes()).hexdigest()
+    described["files"]["state.json"] = {"bytes": state.stat().st_size, "sha256": digest}
+    manifest.write_text(json.dumps(described))
+    assert experiment.resume(cut.folder).exit_code == 0
+    assert f"checkpoint skipped: {damaged}: state.json" in caplog.text
+    assert_ended_as(cut, straight)
