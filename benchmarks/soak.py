@@ -218,9 +218,11 @@ FULL = "full disk"
 
 
 def suffer(run: Run, kind: str) -> None:
-    """One fault; those of files need a run that has been cut off."""
-    run.start()
+    """One fault; those of files need a run that has been cut off. It may come too late to count."""
+    process = run.start()
     run.wait_for_moment()
+    if process.poll() is not None:
+        return
     if kind in ON_DISK:
         kill_everything(run)
         run.wait()
