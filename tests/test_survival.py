@@ -447,7 +447,7 @@ def test_a_resumed_run_is_one_wandb_run(
 
 def test_a_wandb_service_that_dies_costs_nothing(repo: Path, tmp_path: Path) -> None:
     folder = tmp_path / "outputs" / "run"
-    overrides = ("tracker=wandb_offline", *QUICK[1:], "reload=none", "train.steps=60")
+    overrides = ("tracker=wandb_offline", *QUICK[1:], "reload=none", "train.steps=400")
     process = started(repo, *overrides, f"hydra.run.dir={folder}", cwd=tmp_path, everything=True)
     assert process.stdout is not None
     said = killed = b""
