@@ -151,9 +151,9 @@ def test_a_worker_that_hangs_is_replaced(tmp_path: Path, straight: Run) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(experiment, "Sitting", Harmed)
-        run = start(tmp_path / "run", *STEPS, "worker.timeout_s=3")
+        run = start(tmp_path / "run", *STEPS, "worker.timeout_s=6")
     [died] = run.events("worker_died")
-    assert "nothing was heard of it for 3 s" in died["cause"]
+    assert "nothing was heard of it for 6 s" in died["cause"]
     assert_ended_as(run, straight)
 
 
