@@ -26,6 +26,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lab.tracking.files import read_summary
+from lab.tracking.rows import read_jsonl
+
 ROOT = Path(__file__).resolve().parent.parent
 STEPS, LONGEST_S, SITTINGS = 24, 120, 20
 DISK = "6m"  # of a run's own file system, where one can be mounted
@@ -66,10 +69,10 @@ class Run:
         return self.folder / "disk" / "run"
 
     def rows(self) -> list[dict[str, Any]]:
-        return _whole_lines(self.run_dir / "metrics.jsonl")
+        return list(read_jsonl(self.run_dir / "metrics.jsonl"))
 
     def events(self) -> list[dict[str, Any]]:
-        return _whole_lines(self.run_dir / "events.jsonl")
+        return list(read_jsonl(self.run_dir / "events.jsonl"))
 
     def worker(self) -> int | None:
         pids = [e["pid"] for e in self.events() if e["event"] == "worker_started"]
@@ -115,12 +118,6 @@ class Run:
                 time.sleep(self.draw.uniform(0, 0.02))  # anywhere within the step that follows
                 return
             time.sleep(0.003)
-
-
-def _whole_lines(path: Path) -> list[dict[str, Any]]:
-    with suppress(FileNotFoundError):
-        return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
-    return []
 
 
 # --- What happens to it -------------------------------------------------------------------------
@@ -226,7 +223,7 @@ def suffer(run: Run, kind: str) -> None:
     if kind in ON_DISK:
         kill_everything(run)
         run.wait()
-        if _summary(run).get("state") == "completed":
+        if read_summary(run.run_dir).get("state") == "completed":
             return  # too late to harm what is needed again
         ON_DISK[kind](run)
     elif kind == FULL:
@@ -239,17 +236,11 @@ def suffer(run: Run, kind: str) -> None:
 
 def finish(run: Run) -> None:
     for _ in range(SITTINGS):
-        if _summary(run).get("state") == "completed":
+        if read_summary(run.run_dir).get("state") == "completed":
             return
         run.start()
         run.wait()
     raise Lost(f"it is not complete after {SITTINGS} resumptions")
-
-
-def _summary(run: Run) -> dict[str, Any]:
-    with suppress(FileNotFoundError):
-        return json.loads((run.run_dir / "summary.json").read_text())
-    return {}
 
 
 # --- What it must end with ----------------------------------------------------------------------
@@ -265,7 +256,7 @@ def end_of(run: Run) -> dict[str, object]:
         raise Lost(f"{last.name} lacks {missing}")
     return {
         "rows": [[row[key] for key in COMPARED] for row in run.rows()],
-        "weights": _summary(run).get("weights_sha256"),
+        "weights": read_summary(run.run_dir).get("weights_sha256"),
         "files": [hashlib.sha256((last / name).read_bytes()).hexdigest() for name in names],
     }
 
@@ -335,7 +326,7 @@ def trial(number: int, seed: int, place: Path, expected: dict[str, Any]) -> tupl
         kinds = [*LIVE, *ON_DISK, *([FULL] if has_disk else [])]
         try:
             for kind in draw.choices(kinds, k=draw.randint(1, 3)):
-                if _summary(run).get("state") != "completed":
+                if read_summary(run.run_dir).get("state") != "completed":
                     suffer(run, kind)
             finish(run)
             check(run, expected[run.variant])

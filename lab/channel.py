@@ -1,4 +1,7 @@
-"""The worker's line to its supervisor: records out over a pipe, words in over standard input."""
+"""The worker's line to its supervisor: records out over a pipe, words in over standard input.
+
+What it says last is its exit code, an :class:`Outcome`.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,22 @@ import json
 import os
 import sys
 import threading
+from enum import IntEnum
 
 ABANDONED_EXIT = 70
 GRACE_S = 3.0
+
+
+class Outcome(IntEnum):
+    """Why the loop was left; a worker's exit code."""
+
+    FINISHED = 0
+    FAILED = 1
+    BAD_CONFIG = 2
+    RELOAD = 64
+    STOPPED = 65
+    NONFINITE = 66
+    UNSAVED = 67
 
 
 class Channel:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from lab.config import ConfigError
+from lab.schema import ConfigError
 
 
 def main() -> int:

@@ -22,8 +22,9 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 
 from lab import modelsize
-from lab.config import AUTO, TIERS, VERSION, Config, ConfigError, draft, from_dict
+from lab.config import TIERS, VERSION, Config
 from lab.machine import Machine, ProbeError, probe_machine
+from lab.schema import AUTO, ConfigError, draft, from_dict
 from lab.slope import WARM_UP_STEPS
 
 CONF = Path(__file__).resolve().parents[1] / "conf"

@@ -10,20 +10,15 @@ the registries of this package.
 
 from __future__ import annotations
 
-import difflib
-import math
-import reprlib
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Self, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Self
+
+from lab.schema import ConfigError, from_dict, setting, to_dict
 
 VERSION = 1
-AUTO = "auto"
 GB = 2**30
 MB = 2**20
-
-T = TypeVar("T")
 
 TIERS = ("compact", "small", "medium", "large", "xlarge")
 OBJECTIVES = (  # keys of summary.json
@@ -34,72 +29,6 @@ OBJECTIVES = (  # keys of summary.json
     "mean_process_gb",
     "overhead_fraction",
 )
-
-
-class ConfigError(ValueError):
-    """A value that the run cannot work with.
-
-    Attributes:
-        key: dotted name of the setting, e.g. ``train.batch_size``.
-        value: what was given.
-        allowed: what would be accepted, and the remedy where there is one.
-    """
-
-    def __init__(self, key: str, value: object, allowed: str) -> None:
-        given = key if value == "" else f"{key}={_shown(value)}"
-        super().__init__(f"{given}: {allowed}")
-        self.key, self.value, self.allowed = key, value, allowed
-
-
-def _shown(value: object) -> str:
-    """A value as it would be typed. Never long: a hostile YAML can unfold to any size."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    text = value if isinstance(value, str) else reprlib.repr(value)
-    return text if len(text) <= 120 else text[:117] + "..."
-
-
-def setting(
-    default: Any = MISSING,
-    *,
-    at_least: float | None = None,
-    above: float | None = None,
-    at_most: float | None = None,
-    choices: tuple[str, ...] = (),
-    unit: str = "",
-    auto: bool = False,
-) -> Any:
-    """A field with its range. ``auto`` fields also take the word ``auto`` until the run decides."""
-    limits = {"at_least": at_least, "above": above, "at_most": at_most, "choices": choices}
-    return field(default=default, metadata={**limits, "unit": unit, "auto": auto})
-
-
-def _allowed(metadata: Any) -> str:
-    """The range of a field in words: ``at least 1, at most 64 sequences``."""
-    if metadata.get("choices"):
-        return "one of " + ", ".join(metadata["choices"])
-    words = [
-        f"{name.replace('_', ' ')} {metadata[name]:g}"
-        for name in ("at_least", "above", "at_most")
-        if metadata.get(name) is not None
-    ]
-    return " and ".join(words) + (f" {metadata['unit']}" if metadata.get("unit") else "")
-
-
-def _check_range(key: str, value: object, metadata: Any) -> None:
-    allowed = f"must be {_allowed(metadata)}"
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ConfigError(key, value, f"{allowed}, and finite")
-    if metadata.get("choices") and value not in metadata["choices"]:
-        raise ConfigError(key, value, allowed)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return
-    low, above, high = metadata.get("at_least"), metadata.get("above"), metadata.get("at_most")
-    below = (low is not None and value < low) or (above is not None and value <= above)
-    if below or (high is not None and value > high):
-        raise ConfigError(key, value, allowed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -370,123 +299,12 @@ def _schedule_fits(config: Config) -> None:
 RULES = (_one_model_source, _data_has_source, _adapter_fits, _dropout_twice, _schedule_fits)
 
 
-# --- From and to plain values -------------------------------------------------------------------
-
-
-def from_dict(cls: type[T], raw: object) -> T:
-    """Build a frozen config class from plain values, strictly.
-
-    Raises:
-        ConfigError: a key that does not exist or is missing, a value of another type or out of
-            its range, or any text that holds an interpolation.
-    """
-    return cls(**_values(cls, raw, "", undecided=False))
-
-
-def draft(cls: type[Any], raw: object) -> dict[str, Any]:
-    """The same checks on values that are not all decided yet: ``auto`` and null pass as they are.
-
-    Returns:
-        Plain nested mappings, complete, of the right types; rules between keys are not looked at.
-    """
-    return _values(cls, raw, "", undecided=True)
-
-
-def _values(cls: type[Any], raw: object, prefix: str, *, undecided: bool) -> dict[str, Any]:
-    if not isinstance(raw, dict):
-        raise ConfigError(
-            prefix.rstrip(".") or "config", raw, "must be a mapping of keys to values"
-        )
-    known = {f.name: f for f in fields(cls)}
-    for key in raw:
-        if key not in known:
-            raise ConfigError(
-                f"{prefix}{key}", raw[key], unknown_key(str(key), prefix, list(known))
-            )
-    hints = get_type_hints(cls)
-    values = {}
-    for name, spec in known.items():
-        key = f"{prefix}{name}"
-        if name in raw:
-            values[name] = _convert(key, raw[name], hints[name], spec.metadata, undecided=undecided)
-        elif spec.default is MISSING:
-            raise ConfigError(key, "", "is missing")
-        else:
-            values[name] = spec.default
-    return values
-
-
-def unknown_key(name: str, prefix: str, known: list[str]) -> str:
-    """What to say of a key that does not exist: the nearest one, or all that there are."""
-    if not known:
-        return f"is not a key; {prefix.rstrip('.')} is a single value"
-    near = difflib.get_close_matches(name, known, n=1)
-    if near:
-        return f"is not a key; did you mean {prefix}{near[0]}?"
-    return f"is not a key; {prefix.rstrip('.') or 'a config'} has {', '.join(known)}"
-
-
-def _convert(key: str, value: Any, hint: Any, metadata: Any, *, undecided: bool) -> Any:
-    if undecided and metadata.get("auto") and (value is None or value == AUTO):
-        return AUTO
-    origin, arguments = get_origin(hint), get_args(hint)
-    if origin in (Union, UnionType):
-        if value is None:
-            return None
-        inner = next(a for a in arguments if a is not NoneType)
-        return _convert(key, value, inner, metadata, undecided=undecided)
-    if isinstance(hint, type) and is_dataclass(hint):
-        values = _values(hint, value, f"{key}.", undecided=undecided)
-        return values if undecided else hint(**values)
-    if origin is dict:
-        if not isinstance(value, dict):
-            raise ConfigError(key, value, "must be a mapping of keys to values")
-        return {
-            str(k): _convert(f"{key}.{k}", v, arguments[1], {}, undecided=undecided)
-            for k, v in value.items()
-        }
-    if origin is tuple:
-        if not isinstance(value, list | tuple):
-            raise ConfigError(key, value, "must be a list, e.g. [a,b]")
-        items = enumerate(value)
-        return tuple(
-            _convert(f"{key}[{i}]", v, arguments[0], {}, undecided=undecided) for i, v in items
-        )
-    value = _scalar(key, value, hint, metadata)
-    _check_range(key, value, metadata)
-    return value
-
-
-def _scalar(key: str, value: Any, hint: type, metadata: Any) -> Any:
-    if hint is float and type(value) is int:
-        # An int that no float can hold becomes one that no range allows.
-        value = float(value) if abs(value) < 2**1023 else math.inf
-    if type(value) is not hint:
-        kinds = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-        allowed = _allowed(metadata)
-        word = "auto or " if metadata.get("auto") else ""
-        kind = "" if metadata.get("choices") else kinds[hint] + ", " * bool(allowed)
-        raise ConfigError(key, value, f"must be {word}{kind}{allowed}")
-    if hint is str and "${" in value:
-        raise ConfigError(key, value, "must be plain text; a saved config holds no interpolation")
-    return value
-
-
-def to_dict(config: Any) -> dict[str, Any]:
-    """Plain values of a config, ready for YAML or JSON."""
-
-    def plain(value: Any) -> Any:
-        if is_dataclass(value):
-            return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
-        if isinstance(value, dict):
-            return {k: plain(v) for k, v in value.items()}
-        return list(value) if isinstance(value, tuple) else value
-
-    return plain(config)
-
-
 def dump(config: Config) -> str:
     """The text of ``config.yaml``."""
     import yaml
 
-    return yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)
+    values = to_dict(config)
+    text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    if any(char in text for char in "\x85\u2028\u2029"):  # PyYAML folds them into another text
+        text = yaml.safe_dump(values, sort_keys=False)
+    return text

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from pathlib import Path
-from typing import Any
 
-from lab.config import Config, ConfigError, dump
+from lab.config import Config, dump
 from lab.identity import Origin
+from lab.schema import ConfigError
 from lab.sitting import Result, Sitting
-from lab.tracking.files import MetricsLost, RunBusy
+from lab.tracking.files import MetricsLost, RunBusy, read_summary
 
 log = logging.getLogger("lab")
 
@@ -50,7 +49,8 @@ def run(
         return _sit(config, run_dir, origin, overrides)
     except ConfigError as error:
         log.error("%s", error)  # noqa: TRY400 - a user's mistake has no traceback
-        _remove_run(run_dir)
+        if not isinstance(error, RunBusy):
+            _remove_run(run_dir)
         return Result(2)
 
 
@@ -67,10 +67,7 @@ def resume(run_dir: Path) -> Result:
     config = Config.load(path)
     if read_summary(run_dir).get("state") == "completed":
         raise ConfigError("run", run_dir, "is complete; there is nothing to resume")
-    try:
-        return _sit(config, run_dir, Origin.of(run_dir), [])
-    except RunBusy as error:
-        raise ConfigError("run", run_dir, "is still going on in another process") from error
+    return _sit(config, run_dir, Origin.of(run_dir), [])
 
 
 def _sit(config: Config, run_dir: Path, origin: Origin, overrides: list[str]) -> Result:
@@ -79,24 +76,6 @@ def _sit(config: Config, run_dir: Path, origin: Origin, overrides: list[str]) ->
     except MetricsLost as error:
         log.error("%s: the run stops rather than lose rows", error)  # noqa: TRY400
         return Result(1)
-
-
-def read_summary(run_dir: Path) -> dict[str, Any]:
-    """The content of ``summary.json``; empty where a run has not ended.
-
-    Raises:
-        ConfigError: it is no JSON object.
-    """
-    path = run_dir / "summary.json"
-    try:
-        summary = json.loads(path.read_text())
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise ConfigError("run", path, f"cannot be read: {error}") from error
-    if not isinstance(summary, dict):
-        raise ConfigError("run", path, "cannot be read: it is no JSON object")
-    return summary
 
 
 def _remove_run(run_dir: Path) -> None:

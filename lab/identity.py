@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from lab.config import ConfigError
+from lab.schema import ConfigError
 from lab.tracking.rows import read_jsonl
 
 # A difference in these changes what is learned; in the others only the bits, perhaps.

@@ -24,8 +24,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lab.compose import CONF, compose_config, override_key, plain_overrides
-from lab.config import Config, ConfigError, unknown_key
+from lab.config import Config
 from lab.machine import ProbeError
+from lab.schema import ConfigError, unknown_key
 
 log = logging.getLogger("lab")
 

@@ -5,30 +5,17 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 
 from lab import checkpoint, memory, models, optimizers, reload
-from lab.channel import Channel
+from lab.channel import Channel, Outcome
 from lab.config import GB, MB
 from lab.data import Batch
 from lab.session import PendingReload, Session, Shared
 from lab.slope import median
-
-
-class Outcome(IntEnum):
-    """Why the loop was left; a worker's exit code."""
-
-    FINISHED = 0
-    FAILED = 1
-    BAD_CONFIG = 2
-    RELOAD = 64
-    STOPPED = 65
-    NONFINITE = 66
-    UNSAVED = 67
 
 
 class Loop:

@@ -17,7 +17,8 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_map_with_path, tree_unflatten
 
-from lab.config import Adapter, ConfigError, Model, Scratch
+from lab.config import Adapter, Model, Scratch
+from lab.schema import ConfigError
 
 QUANTIZED_GROUP, QUANTIZED_BITS = 64, 4
 END_BYTES = 2**20

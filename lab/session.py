@@ -19,9 +19,10 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from lab import checkpoint, memory, models, optimizers, repeatable, step
 from lab.checkpoint import CheckpointError, Snapshot, check_same
-from lab.config import Config, from_dict
+from lab.config import Config
 from lab.data import Batch, OpenData
 from lab.reload import PolicyState
+from lab.schema import from_dict
 from lab.slope import SlopeWindow
 
 

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from lab.analysis.summary import VERSION, summarise
 from lab.budget import Budget
-from lab.config import Config, ConfigError
+from lab.config import Config
 from lab.identity import Origin, check_environment
-from lab.supervisor import Exit, Record, Signals, WorkerProcess
+from lab.schema import ConfigError
+from lab.supervisor import Exit, Record, Signals, WorkerProcess, environment_with_lab
 from lab.tracking.files import RunFiles
 from lab.tracking.rows import metric_gb, read_jsonl
 from lab.tracking.wandb import outputs_of, wandb_folder
@@ -78,7 +79,7 @@ class Sitting:
         self._start_step = 0
         self._budget = Budget(config.memory.budget_gb, can_reload=config.checkpoint.enabled)
         earlier = list(read_jsonl(run_dir / "events.jsonl"))
-        self._told = {(e["event"], e["step"]) for e in earlier}
+        self._told = {(e["event"], e["step"]) for e in earlier if e["event"] in REPEATED}
         workers = [e for e in earlier if e["event"] == "worker_started"]
         self._generation = len(workers)
         self._first_environment = workers[0].get("environment", {}) if workers else {}
@@ -153,7 +154,7 @@ class Sitting:
     def _one_worker(self, signals: Signals) -> Exit:
         self._error = {}
         worker, self._standby = self._standby or self._start_worker(self._generation), None
-        signals.worker = worker
+        signals.watch(worker)
         try:
             worker.tell("go", self._files.last_step)
             for record in worker.records(self._config.worker.timeout_s):
@@ -163,7 +164,7 @@ class Sitting:
             _end(worker)
             raise
         finally:
-            signals.worker = None
+            signals.watch(None)
 
     def _start_worker(self, generation: int) -> WorkerProcess:
         return WorkerProcess(
@@ -199,7 +200,8 @@ class Sitting:
 
     def _ready(self, record: Record) -> None:
         environment = record["environment"]
-        if not self._environment:
+        is_first = not self._environment
+        if is_first:
             for line in check_environment(self._first_environment, environment):
                 log.warning("%s", line)
             for note in record["notes"]:
@@ -214,7 +216,7 @@ class Sitting:
             record["step"],
             pid=record["pid"],
             generation=self._generation,
-            environment=environment,
+            **({"environment": environment} if is_first else {}),
         )
 
     def _open_trackers(self) -> None:
@@ -271,9 +273,10 @@ class Sitting:
         return math.isclose(first, replayed, rel_tol=LOOSE)
 
     def _event(self, event: str, step: int, **fields: object) -> None:
-        if event in REPEATED and (event, step) in self._told:
-            return
-        self._told.add((event, step))
+        if event in REPEATED:
+            if (event, step) in self._told:
+                return
+            self._told.add((event, step))
         row = {"event": event, "step": step, "time": time.monotonic() - self._started, **fields}
         self._files.event(row)
         for tracker in self._trackers:
@@ -305,7 +308,13 @@ class Sitting:
         """Make the offline W&B run again from the files, in a process that W&B did not fail in."""
         command = [sys.executable, "-m", "lab.cli", "sync", "--offline", str(self._run_dir)]
         try:
-            subprocess.run(command, check=True, capture_output=True, timeout=REBUILD_SECONDS)
+            subprocess.run(
+                command,
+                check=True,
+                capture_output=True,
+                timeout=REBUILD_SECONDS,
+                env=environment_with_lab(),
+            )
         except (OSError, subprocess.SubprocessError):
             return [f"its offline run is not whole; later: lab sync {self._run_dir}"]
         return ["its offline run was made again from the files, and is whole"]

@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any, Self
 
 from lab import machine
-from lab.config import GB, Config, to_dict
+from lab.channel import Outcome
+from lab.config import GB, Config
+from lab.schema import to_dict
 
-OUTCOMES = {0: "finished", 2: "bad_config", 64: "reload", 65: "stopped", 66: "nonfinite"}
-OUTCOMES |= {67: "unsaved"}
 STOP_GRACE_S = 5.0
 SILENCE_S = 0.25  # between two looks at a worker that says nothing
+OUTCOMES = set(Outcome) - {Outcome.FAILED}  # any other exit code is a death
 SECRETS = ("WANDB_API_KEY",)  # the worker never talks to W&B
 
 Record = dict[str, Any]
@@ -70,6 +71,7 @@ class WorkerProcess:
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
+                bufsize=0,  # a signal's handler may speak in the middle of another word
                 pass_fds=[write_end],
                 env=_environment(config),
                 start_new_session=True,  # Ctrl-C reaches the supervisor, which asks nicely
@@ -118,7 +120,6 @@ class WorkerProcess:
         assert self._process.stdin is not None
         with suppress(BrokenPipeError, ValueError):
             self._process.stdin.write(line.encode() + b"\n")
-            self._process.stdin.flush()
 
     def kill(self, cause: str | None = None) -> None:
         """End it and everything it started, at once; ``cause`` says why."""
@@ -142,17 +143,21 @@ class WorkerProcess:
     def _exit(self) -> Exit:
         code = self._process.returncode
         if code in OUTCOMES and self._cause is None:
-            return Exit(OUTCOMES[code], "")
+            return Exit(Outcome(code).name.lower(), "")
         cause = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         return Exit("died", f"{self._cause} ({cause})" if self._cause else cause)
 
 
-def _environment(config: Config) -> dict[str, str]:
-    """The worker's environment: what makes its backend repeatable, and no secret of W&B's."""
-    environment = {k: v for k, v in os.environ.items() if k not in SECRETS}
+def environment_with_lab() -> dict[str, str]:
+    """This process's environment for another Python, which finds the package where this one did."""
     package_root = str(Path(__file__).resolve().parent.parent)
     paths = [package_root, *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment["PYTHONPATH"] = os.pathsep.join(paths)
+    return os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+
+
+def _environment(config: Config) -> dict[str, str]:
+    """The worker's environment: what makes its backend repeatable, and no secret of W&B's."""
+    environment = {k: v for k, v in environment_with_lab().items() if k not in SECRETS}
     environment["PYTHONUNBUFFERED"] = "1"
     for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
         environment[name] = str(config.worker.threads)
@@ -172,7 +177,7 @@ class Signals:
 
     def __init__(self) -> None:
         self.exit_code: int | None = None
-        self.worker: WorkerProcess | None = None
+        self._worker: WorkerProcess | None = None
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
@@ -187,13 +192,19 @@ class Signals:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
+    def watch(self, worker: WorkerProcess | None) -> None:
+        """Pass wishes on to this worker from now on, also one that came while there was none."""
+        self._worker = worker
+        if worker is not None and self.exit_code is not None:
+            worker.tell("stop")
+
     def _handle(self, number: int, _: object) -> None:
         insisting = self.exit_code is not None
         self.exit_code = 130 if number == signal.SIGINT else 143
-        if self.worker is not None:
+        if self._worker is not None:
             if insisting:
-                self.worker.kill()
+                self._worker.kill()
             else:
-                self.worker.tell("stop")
+                self._worker.tell("stop")
         elif insisting:
             os._exit(self.exit_code)  # every row is on file already

@@ -23,11 +23,12 @@ BLAS = machine.preload_blas()  # before MLX is imported: afterwards it is too la
 import mlx.core as mx  # noqa: E402
 
 from lab import checkpoint, memory, models  # noqa: E402
-from lab.channel import Channel  # noqa: E402
-from lab.config import Config, ConfigError, from_dict  # noqa: E402
+from lab.channel import Channel, Outcome  # noqa: E402
+from lab.config import Config  # noqa: E402
 from lab.data import open_data  # noqa: E402
 from lab.data.tokenizer import load_tokenizer  # noqa: E402
-from lab.loop import Loop, Outcome  # noqa: E402
+from lab.loop import Loop  # noqa: E402
+from lab.schema import ConfigError, from_dict  # noqa: E402
 from lab.session import Session, Shared  # noqa: E402
 
 
@@ -69,13 +70,14 @@ def _work(config: Config, arguments: argparse.Namespace, channel: Channel) -> Ou
     memory.set_limits(config.memory)
     shared = _open_shared(config, arguments.cache)
     checkpoints = arguments.checkpoints
+    fingerprint = models.fingerprint(shared.folder) if shared.folder else None
     # All is imported and opened: from here on it takes memory, which the one before must have left.
     session = _open_session(shared, checkpoints, channel.wait_for_go(), channel)
     parameters = sum(array.size for array in session.weights().values())
     channel.send(
         "ready",
         pid=os.getpid(),
-        environment=_environment(config, shared),
+        environment=_environment(config, shared, fingerprint),
         notes=[*shared.data.notes, f"{parameters:,} trained parameters"],
         step=session.progress.step,
     )
@@ -91,7 +93,7 @@ def _work(config: Config, arguments: argparse.Namespace, channel: Channel) -> Ou
     while True:
         outcome = loop.run(session)
         pending = session.progress.pending
-        if pending is not None and pending.method == "in_process":
+        if outcome is Outcome.RELOAD and pending and pending.method == "in_process":
             step = session.progress.step
             del session
             memory.give_back()
@@ -134,7 +136,7 @@ def _open_session(
     return Session(shared)
 
 
-def _environment(config: Config, shared: Shared) -> dict[str, object]:
+def _environment(config: Config, shared: Shared, model: str | None) -> dict[str, object]:
     """What besides the config decides the figures and the bits of a run."""
     # A restart must be quick: importlib.metadata and platform.platform() would take 30 ms.
     from mlx_lm._version import __version__ as mlx_lm_version
@@ -150,7 +152,7 @@ def _environment(config: Config, shared: Shared) -> dict[str, object]:
         "blas": BLAS,
         "threads": config.worker.threads,
         "data_fingerprint": shared.data.fingerprint,
-        "model_fingerprint": models.fingerprint(shared.folder) if shared.folder else None,
+        "model_fingerprint": model,
     }
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 import pytest
+from hydra import initialize_config_dir
 
+from lab.compose import CONF
 from lab.machine import preload_blas
 
 preload_blas()  # before any test module imports MLX
@@ -53,3 +57,27 @@ def pretrained() -> Path:
         give_up = pytest.fail if os.environ.get("CI") else pytest.skip
         give_up(f"no pretrained model: {made.stderr.strip()}")
     return folder
+
+
+@pytest.fixture(scope="module")
+def hydra_here() -> Iterator[None]:
+    """Hydra is set up to compose this project's configs."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield
+
+
+@pytest.fixture
+def model_folder(tmp_path: Path) -> Path:
+    """A model folder of which only the sizes are there."""
+    sizes = {
+        "model_type": "llama",
+        "hidden_size": 576,
+        "num_hidden_layers": 30,
+        "intermediate_size": 1536,
+        "num_attention_heads": 9,
+        "num_key_value_heads": 3,
+        "vocab_size": 49152,
+        "tie_word_embeddings": True,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(sizes))
+    return tmp_path

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,3 +71,24 @@ def start(folder: Path, *overrides: str) -> Run:
     """Run to the end in this process's supervision, quick unless overridden."""
     result = run(config_of(*QUICK, *overrides), folder, overrides=list(overrides), warnings=[])
     return Run(folder, result)
+
+
+def started(
+    repo: Path, *arguments: str, cwd: Path, terminal: int | None = None, everything: bool = False
+) -> subprocess.Popen[bytes]:
+    """``train.py`` in a process and a session of its own."""
+    return subprocess.Popen(
+        [sys.executable, str(repo / "train.py"), *arguments],
+        cwd=cwd, stdin=terminal, stdout=terminal or subprocess.PIPE,
+        stderr=subprocess.STDOUT if everything else terminal, start_new_session=True,
+    )  # fmt: skip
+
+
+def assert_ended_as(run: Run, straight: Run) -> None:
+    assert run.column("step") == straight.column("step")
+    for key in ("loss", "grad_norm", "learning_rate", "tokens"):
+        assert run.column(key) == straight.column(key)
+    assert run.column("time") == sorted(run.column("time"))
+    assert run.summary["state"] == "completed"
+    assert run.summary["weights_sha256"] == straight.summary["weights_sha256"]
+    assert not run.events("replay_mismatch")

@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
-from lab.config import ConfigError, Data, Train
+from lab.config import Data, Train
 from lab.data import Batch, OpenData, open_data
 from lab.data.sources import stdlib_docs_folder
 from lab.data.tokenizer import ByteTokenizer
+from lab.schema import ConfigError
 
 EOS = ByteTokenizer.eos_id
 

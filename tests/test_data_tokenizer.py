@@ -10,7 +10,6 @@ import pytest
 from tokenizers import Tokenizer as Fast
 from tokenizers import models, pre_tokenizers
 
-from lab.config import ConfigError
 from lab.data.samples import tokenise
 from lab.data.template import ChatTemplate
 from lab.data.tokenizer import (
@@ -20,6 +19,7 @@ from lab.data.tokenizer import (
     SampleError,
     load_tokenizer,
 )
+from lab.schema import ConfigError
 
 TALK = [
     {"role": "user", "content": "What is 12 + 30?", "name": None},

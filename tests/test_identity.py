@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from lab import models
-from lab.config import ConfigError
 from lab.identity import check_environment
+from lab.schema import ConfigError
 
 THEN = {"data_fingerprint": "a" * 64, "model_fingerprint": "b" * 64, "mlx": "0.32.4", "threads": 2}
 

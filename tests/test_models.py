@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lab.config import ConfigError
+from lab.schema import ConfigError
 from tests.runs import Run, config_of, start
 from tests.test_exact import METHODS, STRAIGHT, assert_same
 

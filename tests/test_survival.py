@@ -16,12 +16,12 @@ import psutil
 import pytest
 
 from lab import experiment
-from lab.config import ConfigError
 from lab.experiment import Result
+from lab.schema import ConfigError
 from lab.sitting import Sitting
 from lab.supervisor import WorkerProcess
 from lab.tracking.files import RunBusy, RunFiles
-from tests.runs import QUICK, Run, start
+from tests.runs import QUICK, Run, assert_ended_as, start, started
 
 STEPS = ("train.steps=20", "reload=none", "checkpoint.interval_steps=4")
 
@@ -55,16 +55,6 @@ def cut(cut_once: Run, tmp_path: Path) -> Run:
     """A copy of it, to be harmed further."""
     shutil.copytree(cut_once.folder, tmp_path / "run")
     return Run(tmp_path / "run", cut_once.result)
-
-
-def assert_ended_as(run: Run, straight: Run) -> None:
-    assert run.column("step") == straight.column("step")
-    for key in ("loss", "grad_norm", "learning_rate", "tokens"):
-        assert run.column(key) == straight.column(key)
-    assert run.column("time") == sorted(run.column("time"))
-    assert run.summary["state"] == "completed"
-    assert run.summary["weights_sha256"] == straight.summary["weights_sha256"]
-    assert not run.events("replay_mismatch")
 
 
 def newest(run: Run) -> Path:
@@ -339,147 +329,6 @@ def test_rows_that_find_no_room_stop_the_run_and_it_is_resumed(
     fillers[0].unlink()
     assert experiment.resume(run.folder).exit_code == 0
     assert_ended_as(run, straight)
-
-
-# --- Signals ------------------------------------------------------------------------------------
-
-
-def started(
-    repo: Path, *arguments: str, cwd: Path, terminal: int | None = None, everything: bool = False
-) -> subprocess.Popen[bytes]:
-    """``train.py`` in a process and a session of its own."""
-    return subprocess.Popen(
-        [sys.executable, str(repo / "train.py"), *arguments],
-        cwd=cwd, stdin=terminal, stdout=terminal or subprocess.PIPE,
-        stderr=subprocess.STDOUT if everything else terminal, start_new_session=True,
-    )  # fmt: skip
-
-
-def test_a_closed_terminal_interrupts_a_run_that_can_be_resumed(
-    repo: Path, tmp_path: Path, straight: Run
-) -> None:
-    """The terminal is gone: every later write to it fails, and SIGHUP comes."""
-    ours, theirs = os.openpty()
-    folder = tmp_path / "run"
-    overrides = ("fault=none", *QUICK, *STEPS, f"hydra.run.dir={folder}")
-    process = started(repo, *overrides, cwd=tmp_path, terminal=theirs)
-    os.close(theirs)
-    said = b""
-    while b"step" not in said:
-        said += os.read(ours, 4096)
-    os.close(ours)
-    process.send_signal(signal.SIGHUP)
-    code = process.wait(60)
-    run = Run(folder, Result(code))
-    assert code in (143, 0)  # 0 if it was done before the signal came
-    assert run.summary["state"] == ("interrupted" if code else "completed")
-    if code:
-        assert experiment.resume(folder).exit_code == 0
-    assert_ended_as(run, straight)
-
-
-def test_ctrl_c_ends_a_whole_sweep_with_130(repo: Path, tmp_path: Path) -> None:
-    overrides = (*QUICK, "train.steps=400", "-m", "seed=1,2", f"hydra.sweep.dir={tmp_path}/sweep")
-    process = started(repo, *overrides, cwd=tmp_path)
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith(b"step "):
-            process.send_signal(signal.SIGINT)
-            break
-    process.stdout.read()
-    assert process.wait(60) == 130
-    assert Run(tmp_path / "sweep" / "0", Result(130)).summary["state"] == "interrupted"
-    assert not (tmp_path / "sweep" / "1" / "metrics.jsonl").exists()
-
-
-def test_a_second_ctrl_c_ends_at_once(repo: Path, tmp_path: Path) -> None:
-    """The worker is stopped: it cannot answer the first one."""
-    folder = tmp_path / "run"
-    overrides = (*QUICK, "train.steps=400", f"hydra.run.dir={folder}")
-    process = started(repo, *overrides, cwd=tmp_path)
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith(b"step "):
-            break
-    worker = Run(folder, Result(130)).events("worker_started")[-1]["pid"]
-    os.kill(worker, signal.SIGSTOP)
-    process.send_signal(signal.SIGINT)
-    with pytest.raises(subprocess.TimeoutExpired):
-        process.wait(0.5)  # it waits for the step's end
-    process.send_signal(signal.SIGINT)
-    process.stdout.read()
-    assert process.wait(5) == 130
-    assert not psutil.pid_exists(worker)
-
-
-# --- W&B ----------------------------------------------------------------------------------------
-
-
-def wandb_rows(outputs: Path) -> dict[int, float]:
-    """Loss by step of the only W&B run there."""
-    [folder] = (outputs / "wandb").glob("offline-run-*")
-    inspect = [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", "--json"]
-    told = subprocess.run([*inspect, str(folder)], capture_output=True, text=True, check=True)
-    records = [json.loads(line) for line in told.stdout.splitlines()]
-    history = [r["history"]["item"] for r in records if r["type"] == "history"]
-    return {h["step"]: h["loss"] for h in history if "loss" in h}
-
-
-def test_a_resumed_run_is_one_wandb_run(
-    repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    run = Run(tmp_path / "outputs" / "run", Result(0))
-    overrides = ("tracker=wandb_offline", *QUICK[1:], *STEPS, "reload=interval")
-    process = started(repo, *overrides, f"hydra.run.dir={run.folder}", cwd=tmp_path)
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith(b"step 12/"):
-            process.kill()
-            break
-    process.wait()
-    monkeypatch.chdir(repo)  # resumed from elsewhere: its W&B run stays where it was
-    assert experiment.resume(run.folder).exit_code == 0
-    assert wandb_rows(tmp_path / "outputs") == {row["step"]: row["loss"] for row in run.rows}
-    [folder] = (tmp_path / "outputs" / "wandb").glob("offline-run-*")
-    assert folder.name.endswith(run.events("run_started")[0]["run_id"])
-
-
-def test_a_wandb_service_that_dies_costs_nothing(repo: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "outputs" / "run"
-    overrides = ("tracker=wandb_offline", *QUICK[1:], "reload=none", "train.steps=400")
-    process = started(repo, *overrides, f"hydra.run.dir={folder}", cwd=tmp_path, everything=True)
-    assert process.stdout is not None
-    said = killed = b""
-    for line in process.stdout:
-        said += line
-        if line.startswith(b"step ") and not killed:
-            for child in psutil.Process(process.pid).children():
-                if "wandb" in child.name():
-                    child.kill()
-                    killed = line
-    assert process.wait() == 0
-    assert killed
-    assert b"made again from the files" in said
-    assert b"Traceback" not in said
-    rows = Run(folder, Result(0)).rows
-    assert wandb_rows(tmp_path / "outputs") == {row["step"]: row["loss"] for row in rows}
-
-
-def test_lab_sync_makes_a_wandb_run_from_the_files(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
-    from lab import cli
-
-    monkeypatch.chdir(tmp_path)
-    run = start(tmp_path / "outputs" / "run", "reload.interval_steps=2")  # without W&B
-    monkeypatch.setattr(sys, "argv", ["lab", "sync", "--offline", str(run.folder)])
-    for _ in range(2):  # the second takes the place of the first
-        assert cli.main() == 0
-        assert "wandb sync outputs/wandb/offline-run-" in capsys.readouterr().out
-        assert wandb_rows(tmp_path / "outputs") == {row["step"]: row["loss"] for row in run.rows}
-    monkeypatch.setattr(sys, "argv", ["lab", "sync", str(tmp_path)])
-    assert cli.main() == 2
 
 
 # --- Checkpoints made by hand -------------------------------------------------------------------

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lab.analysis.curves import BINS, Curves, Points, read_curves, smoothed, thinned
-from lab.config import Config, ConfigError
+from lab.config import Config
+from lab.schema import ConfigError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

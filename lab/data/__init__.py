@@ -10,11 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab.config import ConfigError, Data, Train
+from lab.config import Data, Train
 from lab.data import samples
 from lab.data.batches import Batch, Batches, Sample, Shape
 from lab.data.sources import Part, Source, open_source
 from lab.data.tokenizer import SampleError, Tokenizer, load_tokenizer
+from lab.schema import ConfigError
 
 __all__ = ["Batch", "Batches", "OpenData", "load_tokenizer", "open_data"]
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from lab.config import ConfigError
 from lab.data import samples
+from lab.schema import ConfigError
 
 VERSION = 2
 _BOM = b"\xef\xbb\xbf"

@@ -54,8 +54,7 @@ def open_trackers(
                 config,
                 outputs=outputs,
                 run_dir=run_dir,
-                run_id=origin.run_id,
-                group=origin.group,
+                origin=origin,
                 overrides=overrides,
             )
         )

@@ -12,7 +12,9 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from lab.schema import ConfigError
 from lab.tracking.rows import METRIC_KEYS, decode, encode, finite, read_jsonl
 
 
@@ -28,8 +30,11 @@ class MetricsLost(RuntimeError):  # noqa: N818
         self.path = path
 
 
-class RunBusy(RuntimeError):  # noqa: N818
+class RunBusy(ConfigError):  # noqa: N818
     """Another process is writing the files of this run."""
+
+    def __init__(self, run_dir: Path) -> None:
+        super().__init__("run", run_dir, "is still going on in another process")
 
 
 class JsonLines:
@@ -179,13 +184,31 @@ class RunFiles:
         self._events.close()
 
 
+def read_summary(run_dir: Path) -> dict[str, Any]:
+    """The content of ``summary.json``; empty where a run has not ended.
+
+    Raises:
+        ConfigError: it is no JSON object.
+    """
+    path = run_dir / "summary.json"
+    try:
+        summary = json.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise ConfigError("run", path, f"cannot be read: {error}") from error
+    if not isinstance(summary, dict):
+        raise ConfigError("run", path, "cannot be read: it is no JSON object")
+    return summary
+
+
 def _lock(fd: int, path: Path) -> None:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
             os.close(fd)
-            raise RunBusy(f"{path} is being written by another process") from error
+            raise RunBusy(path.parent) from error
         # Some network file systems have no locks: no reason not to train there.
 
 
@@ -200,7 +223,7 @@ def check_idle(run_dir: Path) -> None:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise RunBusy(f"{path} is being written by another process") from error
+            raise RunBusy(run_dir) from error
 
 
 def _loss(row: Mapping[str, object]) -> float:

@@ -16,6 +16,9 @@ from lab.tracking.text import duration, number
 PLAIN_LINES = 20  # of a whole run, beside its events
 REDRAW_SECONDS = 0.2
 BAR_FROM_WIDTH = 90  # columns; below, the figures need them all
+# The reader of a pipe may leave, a terminal be closed; training goes on.
+GONE = (OSError, ValueError)
+
 SHOWN_EVENTS = {
     "budget_exceeded": "memory budget exceeded",
     "fault_armed": "fault armed",
@@ -76,7 +79,7 @@ class PlainProgress:
             )
 
     def _say(self, line: str) -> None:
-        with suppress(OSError, ValueError):  # the reader of a pipe may leave; training goes on
+        with suppress(*GONE):
             print(line, file=self._stream, flush=True)
 
     def _status(self, row: Mapping[str, Any]) -> str:
@@ -117,7 +120,8 @@ class LiveProgress(PlainProgress):
 
     def close(self, summary: Mapping[str, Any], exit_code: int) -> list[str]:
         """Leave the console as it was, the last line on it."""
-        self._live.stop()
+        with suppress(*GONE):
+            self._live.stop()
         for handler, stream in self._handlers:
             handler.setStream(stream)
         return super().close(summary, exit_code)
@@ -127,12 +131,14 @@ class LiveProgress(PlainProgress):
         if now - self._drawn < REDRAW_SECONDS and row["step"] < self._steps:
             return
         self._drawn = now
-        self._live.update(self._line(row), refresh=True)
+        with suppress(*GONE):
+            self._live.update(self._line(row), refresh=True)
 
     def _say(self, line: str) -> None:
         from rich.text import Text
 
-        self._console.print(Text(line), soft_wrap=True)
+        with suppress(*GONE):
+            self._console.print(Text(line), soft_wrap=True)
 
     def _line(self, row: Mapping[str, Any]) -> Any:
         from rich.progress_bar import ProgressBar

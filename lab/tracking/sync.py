@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from lab.config import Config, ConfigError
-from lab.experiment import read_summary
+from lab.config import Config
 from lab.identity import Origin
-from lab.tracking.files import RunBusy, check_idle
+from lab.tracking.files import check_idle, read_summary
 from lab.tracking.wandb import WandbTracker, outputs_of, wandb_folder
 
 SECONDS = 600.0  # enough for a million rows
@@ -29,10 +28,7 @@ def rebuild(run_dir: Path) -> Path:
         SyncError: W&B failed.
     """
     config, origin = Config.load(run_dir / "config.yaml"), Origin.of(run_dir)
-    try:
-        check_idle(run_dir)
-    except RunBusy as error:
-        raise ConfigError("run", run_dir, "is still going on in another process") from error
+    check_idle(run_dir)
     summary = read_summary(run_dir)
     outputs, offline = outputs_of(run_dir), replace(config.tracker, mode="offline")
     config = replace(config, tracker=offline)
@@ -40,8 +36,7 @@ def rebuild(run_dir: Path) -> Path:
         config,
         outputs=outputs,
         run_dir=run_dir,
-        run_id=origin.run_id,
-        group=origin.group,
+        origin=origin,
         finish_seconds=SECONDS,
     )
     problems = tracker.close(summary, 0 if summary.get("state") == "completed" else 1)

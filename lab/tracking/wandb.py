@@ -15,7 +15,9 @@ from queue import SimpleQueue
 from threading import Thread, Timer
 from typing import Any, NamedTuple
 
-from lab.config import Config, to_dict
+from lab.config import Config
+from lab.identity import Origin
+from lab.schema import to_dict
 from lab.tracking.rows import MEMORY_KEYS, finite, metric_gb, read_jsonl
 
 log = logging.getLogger(__name__)
@@ -53,8 +55,7 @@ class WandbTracker:
     Args:
         config: its ``tracker.mode`` is ``offline`` or ``online``.
         outputs: W&B writes into ``outputs/wandb``, unless ``WANDB_DIR`` says otherwise.
-        run_id: W&B's id of this run, the same whenever it goes on; a new one by default.
-        group: the sweep that this run is a job of.
+        origin: how the run was begun; its id is W&B's too, whenever it goes on.
         overrides: what the user set; without a ``name=`` among them ``WANDB_NAME`` wins.
         finish_seconds: how long ``close`` waits for W&B.
     """
@@ -65,14 +66,13 @@ class WandbTracker:
         *,
         outputs: Path,
         run_dir: Path,
-        run_id: str | None = None,
-        group: str | None = None,
+        origin: Origin,
         overrides: list[str] | None = None,
         finish_seconds: float = FINISH_SECONDS,
     ) -> None:
         self._config = config
         self._outputs = outputs.resolve()
-        self._run_id, self._group = run_id, group
+        self._origin = origin
         self._named = any(text.startswith("name=") for text in overrides or [])
         self._finish_seconds = finish_seconds
         self._metric = config.reload.metric
@@ -153,18 +153,18 @@ class WandbTracker:
             raise RuntimeError("no API key; set WANDB_API_KEY or use `wandb login`")
         tracker, env = self._config.tracker, os.environ
         folder = wandb_folder(self._config, self._outputs)
-        if self._run_id and folder:
-            for cut_off in folder.glob(f"offline-run-*-{self._run_id}"):
-                shutil.rmtree(cut_off, ignore_errors=True)
+        assert folder is not None
+        for cut_off in folder.glob(f"offline-run-*-{self._origin.run_id}"):
+            shutil.rmtree(cut_off, ignore_errors=True)
         return wandb.init(
-            id=self._run_id,
-            resume="allow" if self._run_id and tracker.mode == "online" else None,
+            id=self._origin.run_id,
+            resume="allow" if tracker.mode == "online" else None,
             mode=tracker.mode,  # type: ignore[arg-type]
             project=tracker.project or env.get("WANDB_PROJECT") or PROJECT,
             entity=tracker.entity,
             tags=list(tracker.tags) or None,
             name=(not self._named and env.get("WANDB_NAME")) or self._config.name,
-            group=env.get("WANDB_RUN_GROUP") or self._group,
+            group=env.get("WANDB_RUN_GROUP") or self._origin.group,
             config=to_dict(self._config),
             dir=env.get("WANDB_DIR") or str(self._outputs),
             reinit="create_new",

@@ -1,0 +1,69 @@
+"""Ctrl-C, SIGTERM and a closed terminal: a run ends as it was asked to, and can be resumed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import psutil
+import pytest
+
+from lab import experiment
+from lab.experiment import Result
+from tests.runs import QUICK, Run, started
+
+
+def test_a_closed_terminal_interrupts_a_run_that_can_be_resumed(repo: Path, tmp_path: Path) -> None:
+    """The terminal is gone: every later write to it fails, and SIGHUP comes."""
+    ours, theirs = os.openpty()
+    folder = tmp_path / "run"
+    overrides = (*QUICK, "train.steps=300", f"hydra.run.dir={folder}")
+    process = started(repo, *overrides, cwd=tmp_path, terminal=theirs)
+    os.close(theirs)
+    said = b""
+    while b"step" not in said:
+        said += os.read(ours, 4096)
+    os.close(ours)
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(60) == 143
+    run = Run(folder, Result(143))
+    assert run.summary["state"] == "interrupted"
+    assert experiment.resume(folder).exit_code == 0
+    assert run.column("step") == list(range(1, 301))
+    assert not run.events("replay_mismatch")
+
+
+def test_ctrl_c_ends_a_whole_sweep_with_130(repo: Path, tmp_path: Path) -> None:
+    overrides = (*QUICK, "train.steps=400", "-m", "seed=1,2", f"hydra.sweep.dir={tmp_path}/sweep")
+    process = started(repo, *overrides, cwd=tmp_path)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith(b"step "):
+            process.send_signal(signal.SIGINT)
+            break
+    process.stdout.read()
+    assert process.wait(60) == 130
+    assert Run(tmp_path / "sweep" / "0", Result(130)).summary["state"] == "interrupted"
+    assert not (tmp_path / "sweep" / "1" / "metrics.jsonl").exists()
+
+
+def test_a_second_ctrl_c_ends_at_once(repo: Path, tmp_path: Path) -> None:
+    """The worker is stopped: it cannot answer the first one."""
+    folder = tmp_path / "run"
+    overrides = (*QUICK, "train.steps=400", f"hydra.run.dir={folder}")
+    process = started(repo, *overrides, cwd=tmp_path)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith(b"step "):
+            break
+    worker = Run(folder, Result(130)).events("worker_started")[-1]["pid"]
+    os.kill(worker, signal.SIGSTOP)
+    process.send_signal(signal.SIGINT)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(0.5)  # it waits for the step's end
+    process.send_signal(signal.SIGINT)
+    process.stdout.read()
+    assert process.wait(5) == 130
+    assert not psutil.pid_exists(worker)
