@@ -17,8 +17,13 @@ def main() -> int:
     """Run one subcommand; its exit code is that of ``train.py`` where it trains."""
     parser = argparse.ArgumentParser(prog="lab", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    resume = commands.add_parser("resume", help="go on with a run that was cut off")
-    resume.add_argument("run_dir", type=Path)
+    resume = commands.add_parser("resume", help="go on with a run or a sweep that was cut off")
+    resume.add_argument("run_dir", type=Path, help="the folder of a run, or of a sweep")
+    resume.add_argument(
+        "overrides", nargs="*", help="for a sweep: e.g. its launcher's settings, given again"
+    )
+    reproduce = commands.add_parser("reproduce", help="run again from config.yaml, and compare")
+    reproduce.add_argument("run_dir", type=Path)
     plot = commands.add_parser("plot", help="draw memory.png again, of a live run too")
     plot.add_argument("run_dir", type=Path)
     sync = commands.add_parser("sync", help="make W&B runs again from the files, and send them")
@@ -29,7 +34,9 @@ def main() -> int:
     try:
         match arguments.command:
             case "resume":
-                return _resume(arguments.run_dir)
+                return _resume(arguments.run_dir, arguments.overrides)
+            case "reproduce":
+                return _reproduce(arguments.run_dir)
             case "plot":
                 return _plot(arguments.run_dir)
             case _:
@@ -39,10 +46,22 @@ def main() -> int:
         return 2
 
 
-def _resume(run_dir: Path) -> int:
+def _resume(run_dir: Path, overrides: list[str]) -> int:
+    if (run_dir / "sweep.json").is_file():
+        from lab.launch import resume_sweep
+
+        return resume_sweep(run_dir.resolve(), overrides)
+    if overrides:
+        raise ConfigError(overrides[0], "", "a run is resumed as it was begun, without overrides")
     from lab import experiment
 
     return experiment.resume(run_dir).exit_code
+
+
+def _reproduce(run_dir: Path) -> int:
+    from lab.reproduce import reproduce
+
+    return reproduce(run_dir)
 
 
 def _plot(run_dir: Path) -> int:

@@ -14,7 +14,7 @@ from dataclasses import MISSING as REQUIRED
 from dataclasses import Field, field, fields, is_dataclass, make_dataclass
 from functools import cache
 from pathlib import Path
-from types import NoneType, UnionType
+from types import NoneType, SimpleNamespace, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import yaml
@@ -41,6 +41,9 @@ CPU_CACHE_GB = 0.1
 # --- Schema: what Hydra may put where -----------------------------------------------------------
 
 
+schemas = SimpleNamespace()
+
+
 @cache
 def schema(cls: type[Any]) -> type[Any]:
     """A dataclass that OmegaConf can merge into, with the keys of a frozen config class.
@@ -49,7 +52,7 @@ def schema(cls: type[Any]) -> type[Any]:
     :mod:`lab.config` judge them, where OmegaConf would take "7" for 7 and "yes" for true.
     """
     hints = get_type_hints(cls)
-    return make_dataclass(
+    made = make_dataclass(
         cls.__name__,
         [
             (f.name, _node(hints[f.name]), field(default=_default(f)))
@@ -57,6 +60,10 @@ def schema(cls: type[Any]) -> type[Any]:
             if f.name != "version"
         ],
     )
+    # Where a launcher's process finds it by name: cloudpickle before 3 loses a dataclass's fields.
+    setattr(schemas, cls.__name__, made)
+    made.__module__, made.__qualname__ = __name__, f"schemas.{cls.__name__}"
+    return made
 
 
 def _default(spec: Field[Any]) -> Any:
@@ -109,17 +116,29 @@ def run_name(name: object, overrides: Iterable[str]) -> str:
     """A name that is safe as a folder's: the one given, or the overrides that change the run."""
     text = str(name)
     if name == AUTO:
-        pairs = [(override_key(o), o.partition("=")[2].strip("'\"")) for o in overrides]
         text = ",".join(
-            f"{key}={value.rstrip('/').rpartition('/')[2]}"
-            for key, value in pairs
-            if key != "name" and key.partition(".")[0] != "tracker"
+            f"{key}={shown_value(override)}"
+            for override in overrides
+            if (key := override_key(override)) != "name" and key.partition(".")[0] != "tracker"
         )
     safe = re.sub(r"[^a-zA-Z0-9_.,=+-]+", "-", text).strip("-.,") or "default"
     if len(safe) <= NAME_LENGTH:
         return safe
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]  # long names that differ stay different
     return f"{safe[: NAME_LENGTH - 9]}-{digest}"
+
+
+def sweeping(overrides: Sequence[str]) -> list[str]:
+    """The overrides that make a sweep one, by their own values or by an experiment's."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    chosen = [
+        text
+        for text, override in zip(overrides, parsed, strict=True)
+        if override.is_sweep_override() or override.key_or_group == "experiment"
+    ]
+    return chosen or list(overrides)
 
 
 def _profile_here() -> str:
@@ -140,12 +159,15 @@ def register() -> None:
     for name, resolver in resolvers.items():
         OmegaConf.register_new_resolver(name, resolver, replace=True)
     # Hydra hands the cache on to each job of a sweep: its folder is named once, as ${now:} is.
-    OmegaConf.register_new_resolver(
-        "run_name",
-        lambda name, overrides: run_name(name, plain_overrides(overrides)),
-        replace=True,
-        use_cache=True,
-    )
+    for name, choose in {"run_name": list[str], "sweep_name": sweeping}.items():
+        OmegaConf.register_new_resolver(
+            name,
+            lambda given, overrides, choose=choose: run_name(
+                given, choose(plain_overrides(overrides))
+            ),
+            replace=True,
+            use_cache=True,
+        )
 
 
 register()
@@ -158,6 +180,8 @@ def compose_config(
     cfg: DictConfig,
     overrides: Sequence[str],
     *,
+    named_by: Sequence[str] | None = None,
+    side_by_side: int = 1,
     machine: Machine | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> tuple[Config, list[str]]:
@@ -166,6 +190,8 @@ def compose_config(
     Arguments:
         cfg: the composed config, with or without its ``hydra`` node.
         overrides: what the user gave on the command line for this job.
+        named_by: those of them that make its name where it has none; by default all.
+        side_by_side: how many jobs share the machine, memory and cores.
         machine: the machine to decide for; by default the one this runs on.
         environ: where W&B's own variables are looked for; by default the process's.
 
@@ -185,11 +211,11 @@ def compose_config(
     assert isinstance(raw, dict)
     given = {override_key(o): o.partition("=")[2] for o in overrides}
     raw["version"] = VERSION
-    raw["name"] = run_name(raw["name"], overrides)
+    raw["name"] = run_name(raw["name"], overrides if named_by is None else named_by)
     values = draft(Config, raw)
     apply_wandb_environment(values["tracker"], given, os.environ if environ is None else environ)
     _resolve_paths(values)
-    warnings = decide(values, machine or probe_machine())
+    warnings = decide(values, (machine or probe_machine()).share(side_by_side))
     config = from_dict(Config, values)
     return config, warnings + idle_settings(config, given)
 
@@ -202,6 +228,11 @@ def plain_overrides(overrides: ListConfig | Sequence[str]) -> list[str]:
 def override_key(override: str) -> str:
     """The dotted name that an override sets."""
     return override.partition("=")[0].lstrip("+~").partition("@")[0]
+
+
+def shown_value(override: str) -> str:
+    """What an override sets, as a person reads it: without quotes, of a path its end."""
+    return override.partition("=")[2].strip("'\"").rstrip("/").rpartition("/")[2]
 
 
 def decide(values: dict[str, Any], machine: Machine) -> list[str]:
@@ -245,6 +276,7 @@ def _decide_memory(values: dict[str, Any], machine: Machine) -> list[str]:
         )
         memory["budget_gb"] = own
     budget = memory["budget_gb"]
+    _fill(values["objective"], memory_limit_gb=budget)
     cache_limit = budget * CACHE_SHARE
     if machine.backend == "cpu":
         cache_limit = min(cache_limit, CPU_CACHE_GB)

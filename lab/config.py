@@ -21,14 +21,6 @@ GB = 2**30
 MB = 2**20
 
 TIERS = ("compact", "small", "medium", "large", "xlarge")
-OBJECTIVES = (  # keys of summary.json
-    "final_loss",
-    "tokens_per_second",
-    "peak_process_gb",
-    "peak_mlx_gb",
-    "mean_process_gb",
-    "overhead_fraction",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,6 +174,14 @@ class Tracker:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Objective:
+    """What a sweeper makes small; see :mod:`lab.objective`."""
+
+    name: str = setting(choices=("final_loss", "overhead", "peak_memory", "throughput"))
+    memory_limit_gb: float = setting(above=0, unit="GB", auto=True)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Sweep:
     on_failure: str = setting(choices=("continue", "stop"))
 
@@ -194,7 +194,7 @@ class Config:
     name: str = setting()
     seed: int = setting(at_least=0, at_most=2**32 - 1)
     trainer: str = setting(choices=("lab",))
-    objective: str = setting(choices=OBJECTIVES)
+    objective: Objective = setting()
     hardware: Hardware = setting()
     model: Model = setting()
     data: Data = setting()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from lab.config import Config, dump
 from lab.identity import Origin
@@ -22,6 +24,7 @@ def run(
     overrides: list[str],
     warnings: list[str],
     group: str | None = None,
+    begun_with: Mapping[str, Any] | None = None,
 ) -> Result:
     """Run one experiment in ``run_dir``.
 
@@ -30,6 +33,7 @@ def run(
         overrides: what the user changed, for the tracker.
         warnings: one line each, found while composing.
         group: the sweep that this run belongs to.
+        begun_with: the environment of the run that this one reproduces.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
     try:
@@ -46,11 +50,11 @@ def run(
         log.warning("%s", warning)
     origin = Origin.new(run_dir / "config.yaml", group)
     try:
-        return _sit(config, run_dir, origin, overrides)
+        return _sit(config, run_dir, origin, overrides, begun_with)
     except ConfigError as error:
         log.error("%s", error)  # noqa: TRY400 - a user's mistake has no traceback
-        if not isinstance(error, RunBusy):
-            _remove_run(run_dir)
+        if group is None and not isinstance(error, RunBusy):
+            _remove_run(run_dir)  # of a sweep's job the log stays, which says why
         return Result(2)
 
 
@@ -70,9 +74,16 @@ def resume(run_dir: Path) -> Result:
     return _sit(config, run_dir, Origin.of(run_dir), [])
 
 
-def _sit(config: Config, run_dir: Path, origin: Origin, overrides: list[str]) -> Result:
+def _sit(
+    config: Config,
+    run_dir: Path,
+    origin: Origin,
+    overrides: list[str],
+    begun_with: Mapping[str, Any] | None = None,
+) -> Result:
     try:
-        return Sitting(config, run_dir, origin, overrides=overrides).run()
+        sitting = Sitting(config, run_dir, origin, overrides=overrides, begun_with=begun_with)
+        return sitting.run()
     except MetricsLost as error:
         log.error("%s: the run stops rather than lose rows", error)  # noqa: TRY400
         return Result(1)

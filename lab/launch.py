@@ -8,35 +8,46 @@ from __future__ import annotations
 
 import logging
 import os
-import re
+import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import is_dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig
 
-from lab.compose import CONF, compose_config, override_key, plain_overrides
-from lab.config import Config
-from lab.machine import ProbeError
-from lab.schema import ConfigError, unknown_key
+from lab.compose import CONF, compose_config, plain_overrides
+from lab.refusal import REFUSALS, SweepError, explain
+from lab.schema import ConfigError
+
+if TYPE_CHECKING:
+    from lab.sweep.lead import Lead
 
 log = logging.getLogger("lab")
 
 
-class SweepError(ValueError):
-    """One job of a sweep is impossible; the text says which and why."""
+@dataclass
+class Here:
+    """What this process has done of the command that it was given.
+
+    Attributes:
+        exit_code: that of the one run there was.
+        sweep: the folder of the sweep that it leads, and its hold on it.
+        resuming: the sweep was begun by an earlier command.
+    """
+
+    exit_code: int = 0
+    sweep: Path | None = None
+    lead: Lead | None = None
+    resuming: bool = False
 
 
-# What a user's input can cause; anything else is a fault of this program.
-REFUSALS = (ConfigError, SweepError, ProbeError, HydraException, OmegaConfBaseException)
+_here = Here()
 
 
 # --- All jobs, before the first one starts ------------------------------------------------------
@@ -52,7 +63,7 @@ class CheckFirst(Callback):
         _or_exit(_check_run, config)
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        _or_exit(_check_sweep, config)
+        _or_exit(_begin_sweep, config)
 
 
 def _or_exit(check: Callable[[DictConfig], None], config: DictConfig) -> None:
@@ -69,144 +80,96 @@ def _check_run(config: DictConfig) -> None:
     _check_folder("hydra.run.dir", config.hydra.run.dir, "config.yaml")
 
 
-def _check_sweep(config: DictConfig) -> None:
+def _check_folder(key: str, folder: str, *marks: str) -> None:
+    for mark in marks:
+        if next(Path(folder).glob(mark), None) is not None:
+            what = "a sweep" if mark == "sweep.json" else "a run"
+            raise ConfigError(key, folder, f"already holds {what}; choose another folder")
+
+
+def _begin_sweep(config: DictConfig) -> None:
+    """Check every job of a sweep, then write its index and take the lead of it."""
+    from lab.supervisor import environment_with_lab
+    from lab.sweep import plan
+    from lab.sweep.lead import Lead
+
+    folder = Path(config.hydra.sweep.dir)
+    plan.prefer_command_line(config)
+    plan.settle_sampler(config)
+    index = plan.index_of(config)
+    if _here.resuming:
+        plan.check_same(folder, index)
+    else:
+        _check_folder("hydra.sweep.dir", config.hydra.sweep.dir, "sweep.json", "*/config.yaml")
+    _check_jobs(config, plan.jobs(config), index.side_by_side)
+    if not _here.resuming:
+        try:
+            index.write(folder)
+        except OSError as error:
+            raise ConfigError("hydra.sweep.dir", folder, f"{error.strerror}") from error
+    _here.sweep, _here.lead = folder, Lead(folder)
+    os.environ.update(environment_with_lab())  # a launcher's own processes look for it there
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _leave)
+
+
+def _check_jobs(config: DictConfig, jobs: Sequence[list[str]], side_by_side: int) -> None:
     from hydra.core.global_hydra import GlobalHydra
 
-    _check_folder("hydra.sweep.dir", config.hydra.sweep.dir, "*/config.yaml")
     loader = GlobalHydra.instance().config_loader()
-    for number, overrides in enumerate(sweep_jobs(config)):
+    for number, overrides in enumerate(jobs):
         try:
-            compose_config(loader.load_sweep_config(config, overrides), overrides)
+            job = loader.load_sweep_config(config, overrides)
+            compose_config(job, overrides, side_by_side=side_by_side)
         except REFUSALS as error:
             _, line = explain(error, overrides)
             raise SweepError(f"job {number} ({' '.join(overrides)}): {line}") from error
 
 
-def _check_folder(key: str, folder: str, mark: str) -> None:
-    if next(Path(folder).glob(mark), None) is not None:
-        raise ConfigError(key, folder, "already holds a run; choose an empty folder or a new one")
-
-
-def sweep_jobs(config: DictConfig) -> list[list[str]]:
-    """The overrides of each job of a sweep; for a sweeper that chooses, one job of first values."""
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
-    params = OmegaConf.select(config, "hydra.sweeper.params") or {}
-    lines = [f"{key}={value}" for key, value in params.items()]
-    parsed = OverridesParser.create().parse_overrides(
-        [*lines, *plain_overrides(config.hydra.overrides.task)]
-    )
-    if config.hydra.sweeper._target_.endswith("BasicSweeper"):
-        return [job for batch in BasicSweeper.split_arguments(parsed, None) for job in batch]
-    return [[_first_value(override) for override in parsed]]
-
-
-def _first_value(override: Any) -> str:
-    key = override.get_key_element()
-    if not override.is_sweep_override():
-        return f"{key}={override.get_value_element_as_str()}"
-    if override.is_discrete_sweep():
-        return f"{key}={next(iter(override.sweep_string_iterator()))}"
-    return f"{key}={override.value().start}"
-
-
-# --- Errors in one line -------------------------------------------------------------------------
-
-
-def explain(error: BaseException, overrides: Sequence[str]) -> tuple[int, str]:
-    """The exit code of an error and one line that names key, value and what is allowed."""
-    if isinstance(error, ProbeError):
-        return 1, f"error: {error}"
-    for override in overrides:
-        if re.match("~(?!hydra|experiment)", override):
-            return 2, f"{override}: cannot be left out"
-    if isinstance(error, ConfigError | SweepError):
-        return 2, str(error)
-    if not isinstance(error, HydraException | OmegaConfBaseException):
-        return 1, f"error: {type(error).__name__}: {error}"
-    texts = [str(error)]
-    if error.__cause__ is not None and str(error.__cause__) not in texts[0]:
-        texts.append(str(error.__cause__))
-    text = "\n".join(texts)
-    given = {override_key(o): o.partition("=")[2] for o in overrides}
-    return 2, _unknown_option(text) or _wrong_key(text, given) or _one_line(text, given)
-
-
-def _unknown_option(text: str) -> str | None:
-    pattern = r"Could not find '([^']+)'\s+Available options in '([^']+)':\n((?:\t\S+\n?)+)"
-    match = re.search(pattern, text)
-    if match is None:
-        return None
-    group, options = match[2], match[3].split()
-    option = match[1].removeprefix(f"{group}/")
-    return f"{group}={option}: must be one of {', '.join(options)}"
-
-
-def _one_line(text: str, given: Mapping[str, str]) -> str:
-    key = re.search(r"full_key: (\S+)", text)
-    known = key is not None and key[1] in given
-    said = re.sub(r"\s*(full_key|reference_type|object_type)[:=].*", "", text)
-    line = " ".join(said.split())
-    return f"{key[1]}={given[key[1]]}: {line}" if key is not None and known else line
-
-
-def _wrong_key(text: str, given: Mapping[str, str]) -> str | None:
-    full = re.search(r"full_key: (\S+)", text)
-    match = full or re.search(r"Could not (?:override|append to config\.) '([^']+)'", text)
-    if match is None or match[1].startswith("hydra"):
-        return None
-    key = match[1]
-    wrong = _why_no_key(key, is_set=key in given)
-    typed = next((k for k in given if k == key or k.startswith(f"{key}.")), None)
-    shown = f"{typed}={given[typed]}" if typed is not None else key
-    return f"{shown}: {wrong}" if wrong else None
-
-
-def _why_no_key(key: str, *, is_set: bool) -> str | None:
-    """What is wrong with a dotted key that OmegaConf refused; None if nothing is."""
-    cls: Any = Config
-    prefix = ""
-    for name in key.split("."):
-        if prefix == "hardware.tiers.":
-            return None  # not keys of a class: OmegaConf's own words will do
-        hints = get_type_hints(cls) if cls is not None else {}
-        if name not in hints or f"{prefix}{name}" == "version":
-            return unknown_key(name, prefix, [n for n in hints if prefix or n != "version"])
-        hint = hints[name]
-        cls = next((h for h in (hint, *get_args(hint)) if is_dataclass(h)), None)
-        prefix += f"{name}."
-    return "must be a mapping; set its keys one by one" if cls is not None and is_set else None
+def _leave(number: int, _: object) -> NoReturn:
+    """End the sweep once its jobs have; a second signal does not wait for them."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    assert _here.lead is not None
+    _here.lead.give_up()
+    raise SystemExit(130 if number == signal.SIGINT else 143)
 
 
 # --- The command --------------------------------------------------------------------------------
 
-_exit_codes: list[int] = []
+
+def job(cfg: DictConfig) -> float | None:
+    """One job. Of a sweep it never raises, so that the others go on."""
+    this = HydraConfig.get()
+    overrides = plain_overrides(this.overrides.task)
+    if this.mode != RunMode.MULTIRUN:
+        _run(cfg, overrides, Path(this.runtime.output_dir))
+        return None
+    from lab.sweep.task import run_job
+
+    return run_job(
+        cfg,
+        overrides,
+        number=this.job.num,
+        folder=Path(this.runtime.output_dir),
+        sweep=Path(this.runtime.cwd, this.sweep.dir),
+    )
 
 
-@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
-def main(cfg: DictConfig) -> float | None:
-    """One job. It never raises, so that a sweep goes on; what went wrong is in its exit code."""
-    job = HydraConfig.get()
-    overrides = plain_overrides(job.overrides.task)
-    group = Path(job.sweep.dir).name if job.mode == RunMode.MULTIRUN else None
+def _run(cfg: DictConfig, overrides: list[str], folder: Path) -> None:
     try:
         from lab import experiment
 
         config, warnings = compose_config(cfg, overrides)
-        if config.sweep.on_failure == "stop" and any(_exit_codes):
-            log.error("not started: an earlier job failed and sweep.on_failure=stop")
-            return None
-        folder = Path(job.runtime.output_dir)
-        result = experiment.run(config, folder, overrides=overrides, warnings=warnings, group=group)
+        result = experiment.run(config, folder, overrides=overrides, warnings=warnings)
+        _here.exit_code = result.exit_code
     except Exception:
         log.exception("the run failed")
-        _exit_codes.append(1)
-        return None
-    _exit_codes.append(result.exit_code)
-    if result.exit_code in (130, 143):
-        raise SystemExit(result.exit_code)  # the user means the whole sweep
-    return result.objective
+        _here.exit_code = 1
+
+
+# Not a decorator: a launcher's processes find the function by its name, and must find this one.
+main = hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)
 
 
 def _multirun_first(arguments: Sequence[str]) -> list[str]:
@@ -228,6 +191,24 @@ def _compose_once(arguments: Sequence[str]) -> None:
         Hydra.get_mode = lambda *_, **__: None
 
 
+def resume_sweep(folder: Path, overrides: Sequence[str]) -> int:
+    """Go on with the jobs of a sweep that are missing or were cut off.
+
+    Arguments:
+        overrides: given now, on top of those that the sweep was begun with.
+
+    Raises:
+        ConfigError: there is no sweep, or it cannot be gone on with.
+    """
+    from lab.sweep.index import Index
+
+    again = Index.read(folder).again(folder)
+    _here.resuming = True
+    quoted = str(folder).replace("'", "\\'")
+    sys.argv[1:] = ["-m", *again, *overrides, f"hydra.sweep.dir='{quoted}'"]
+    return app()
+
+
 def app() -> int:
     """Run the command line and return its exit code."""
     # Hydra prints its errors over several lines and exits 1; with this it raises them instead.
@@ -238,14 +219,20 @@ def app() -> int:
     _compose_once(sys.argv[1:])
     try:
         main()
+        code = _here.exit_code
     except KeyboardInterrupt:
-        return 130
+        code = 130
+    except SystemExit as left:
+        if _here.sweep is None:
+            raise
+        code = left.code if isinstance(left.code, int) else 1
     except Exception as error:
         if wanted == "1":
             raise
         code, line = explain(error, sys.argv[1:])
         print(line, file=sys.stderr)
-        return code
-    if len(_exit_codes) > 1:
-        return int(any(_exit_codes))
-    return _exit_codes[0] if _exit_codes else 0
+    if _here.sweep is not None:
+        from lab.sweep.report import close_sweep
+
+        code = close_sweep(_here.sweep, code)
+    return code

@@ -14,7 +14,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,12 @@ class Machine:
     @property
     def budget_gb(self) -> float:
         return round(self.budget_bytes / GB, 2)
+
+    def share(self, jobs: int) -> Machine:
+        """What one of ``jobs`` that run side by side may use: its part of the budget and cores."""
+        return replace(
+            self, cores=max(1, self.cores // jobs), budget_bytes=self.budget_bytes // jobs
+        )
 
 
 # --- The machine --------------------------------------------------------------------------------

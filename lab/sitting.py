@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,11 +42,9 @@ class Result:
     Attributes:
         exit_code: 0 done, 1 failed, 2 bad configuration, 3 memory budget exceeded, 130 or 143
             interrupted and resumable.
-        objective: what a sweeper minimises; None if the run did not complete.
     """
 
     exit_code: int
-    objective: float | None = None
 
 
 def cache_folder() -> Path:
@@ -58,13 +57,22 @@ def cache_folder() -> Path:
 class Sitting:
     """One supervised go at a run: from its start, or from where an earlier one was cut off.
 
+    Arguments:
+        begun_with: the environment of a run that this one reproduces; empty for any other.
+
     Raises:
         MetricsLost: the run's files cannot be opened or written.
         RunBusy: another process has this run.
     """
 
     def __init__(
-        self, config: Config, run_dir: Path, origin: Origin, *, overrides: list[str] | None = None
+        self,
+        config: Config,
+        run_dir: Path,
+        origin: Origin,
+        *,
+        overrides: list[str] | None = None,
+        begun_with: Mapping[str, Any] | None = None,
     ) -> None:
         self._config, self._run_dir, self._origin = config, run_dir, origin
         self._overrides = overrides or []
@@ -82,7 +90,7 @@ class Sitting:
         self._told = {(e["event"], e["step"]) for e in earlier if e["event"] in REPEATED}
         workers = [e for e in earlier if e["event"] == "worker_started"]
         self._generation = len(workers)
-        self._first_environment = workers[0].get("environment", {}) if workers else {}
+        self._first_environment = workers[0].get("environment", {}) if workers else begun_with or {}
         self._is_resumed = bool(earlier)
 
     def run(self) -> Result:
@@ -298,7 +306,7 @@ class Sitting:
         if problems and self._config.tracker.mode == "offline":
             problems += self._rebuild_wandb()
         self._tell(summary, problems)
-        return Result(exit_code, _objective(self._config, summary) if exit_code == 0 else None)
+        return Result(exit_code)
 
     def _close_trackers(self, summary: dict[str, Any], exit_code: int) -> list[str]:
         trackers, self._trackers = self._trackers, []
@@ -352,11 +360,6 @@ class Sitting:
 def _end(worker: WorkerProcess) -> None:
     worker.kill()
     worker.close()
-
-
-def _objective(config: Config, summary: dict[str, Any]) -> float | None:
-    """The figure of the summary that a sweeper is to make best."""
-    return summary[config.objective]
 
 
 def _verdict(end: Exit, signalled: int | None, mismatch: int | None) -> tuple[int, str]:

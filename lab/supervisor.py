@@ -169,6 +169,8 @@ def _environment(config: Config) -> dict[str, str]:
 class Signals:
     """SIGINT, SIGTERM and SIGHUP as wishes: the first one asks the run to stop, the second insists.
 
+    SIGHUP never insists: where a terminal goes away, it comes on top of whatever was wished before.
+
     Attributes:
         exit_code: None until a signal came; then 130 for SIGINT, else 143.
     """
@@ -199,8 +201,8 @@ class Signals:
             worker.tell("stop")
 
     def _handle(self, number: int, _: object) -> None:
-        insisting = self.exit_code is not None
-        self.exit_code = 130 if number == signal.SIGINT else 143
+        insisting = self.exit_code is not None and number != signal.SIGHUP
+        self.exit_code = self.exit_code or (130 if number == signal.SIGINT else 143)
         if self._worker is not None:
             if insisting:
                 self._worker.kill()

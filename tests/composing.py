@@ -16,8 +16,8 @@ from omegaconf import DictConfig
 from lab import compose as lab_compose
 from lab.compose import CONF, compose_config
 from lab.config import Config
-from lab.launch import explain
 from lab.machine import Machine
+from lab.refusal import explain
 
 GB = 2**30
 ROOT = Path(__file__).resolve().parents[1]

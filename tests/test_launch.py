@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from lab.config import Config
 from tests.composing import ROOT
 
 
@@ -40,15 +39,6 @@ def test_a_bad_command_line_leaves_nothing(tmp_path: Path, arguments: list[str],
     done = train(*arguments, cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (2, "", line + "\n")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_sweep_numbers_its_jobs_in_one_folder(tmp_path: Path) -> None:
-    done = train("-m", "seed=1,2", "train.steps=1", "tracker=none", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    (sweep,) = tmp_path.glob("outputs/sweeps/*/*")
-    assert sweep.name.endswith("_seed=1,2,train.steps=1")
-    names = [Config.load(sweep / n / "config.yaml").name for n in ("0", "1")]
-    assert names == ["seed=1,train.steps=1", "seed=2,train.steps=1"]
 
 
 def test_a_folder_that_holds_a_run_is_refused(tmp_path: Path) -> None:

@@ -47,12 +47,12 @@ def format_summary(
         "memory": f"peak {number(summary.get('peak_process_gb'), '.2f')} GB of the process, "
         f"{number(summary.get('peak_mlx_gb'), '.2f')} GB of MLX",
         "reloads": _reloads(summary.get("reloads") or {}),
-        "run": _relative(run_dir),
+        "run": relative(run_dir),
     }
     if wandb_dir is not None:
-        lines["open"] = command("wandb", "leet", _relative(wandb_dir))
+        lines["open"] = command("wandb", "leet", relative(wandb_dir))
     if state == "interrupted" or (state != "completed" and _has_checkpoint(run_dir)):
-        lines["resume"] = command("lab", "resume", _relative(run_dir))
+        lines["resume"] = command("lab", "resume", relative(run_dir))
     return "\n".join([head, *(f"  {name:<8} {text}" for name, text in lines.items() if text)])
 
 
@@ -60,7 +60,7 @@ def command(program: str, *arguments: str) -> str:
     """A line to paste into a shell; a program that is not on the PATH gets its folder."""
     beside = Path(sys.executable).parent / program
     if shutil.which(program) is None and beside.exists():
-        program = _relative(beside)
+        program = relative(beside)
     return shlex.join([program, *arguments])
 
 
@@ -80,7 +80,7 @@ def _reloads(by_reason: Mapping[str, int]) -> str:
     return f"{total} ({reasons})" if total else "0"
 
 
-def _relative(path: Path) -> str:
+def relative(path: Path) -> str:
     """The path from the working folder, or as it is where it lies elsewhere."""
     try:
         return str((Path.cwd() / path).relative_to(Path.cwd()))

@@ -1,0 +1,89 @@
+"""What a user's mistake is told: an exit code, and one line with key, value and what is allowed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import is_dataclass
+from typing import Any, get_args, get_type_hints
+
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from lab.compose import override_key
+from lab.config import Config
+from lab.machine import ProbeError
+from lab.schema import ConfigError, unknown_key
+
+
+class SweepError(ValueError):
+    """One job of a sweep is impossible; the text says which and why."""
+
+
+# What a user's input can cause; anything else is a fault of this program.
+REFUSALS = (ConfigError, SweepError, ProbeError, HydraException, OmegaConfBaseException)
+
+
+def explain(error: BaseException, overrides: Sequence[str]) -> tuple[int, str]:
+    """The exit code of an error and one line that names key, value and what is allowed."""
+    if isinstance(error, ProbeError):
+        return 1, f"error: {error}"
+    for override in overrides:
+        if re.match("~(?!hydra|experiment)", override):
+            return 2, f"{override}: cannot be left out"
+    if isinstance(error, ConfigError | SweepError):
+        return 2, str(error)
+    if not isinstance(error, HydraException | OmegaConfBaseException):
+        return 1, f"error: {type(error).__name__}: {error}"
+    texts = [str(error)]
+    if error.__cause__ is not None and str(error.__cause__) not in texts[0]:
+        texts.append(str(error.__cause__))
+    text = "\n".join(texts)
+    given = {override_key(o): o.partition("=")[2] for o in overrides}
+    return 2, _unknown_option(text) or _wrong_key(text, given) or _one_line(text, given)
+
+
+def _unknown_option(text: str) -> str | None:
+    pattern = r"Could not find '([^']+)'\s+Available options in '([^']+)':\n((?:\t\S+\n?)+)"
+    match = re.search(pattern, text)
+    if match is None:
+        return None
+    group, options = match[2], match[3].split()
+    option = match[1].removeprefix(f"{group}/")
+    return f"{group}={option}: must be one of {', '.join(options)}"
+
+
+def _one_line(text: str, given: Mapping[str, str]) -> str:
+    key = re.search(r"full_key: (\S+)", text)
+    known = key is not None and key[1] in given
+    said = re.sub(r"\s*(full_key|reference_type|object_type)[:=].*", "", text)
+    line = " ".join(said.split())
+    return f"{key[1]}={given[key[1]]}: {line}" if key is not None and known else line
+
+
+def _wrong_key(text: str, given: Mapping[str, str]) -> str | None:
+    full = re.search(r"full_key: (\S+)", text)
+    match = full or re.search(r"Could not (?:override|append to config\.) '([^']+)'", text)
+    if match is None or match[1].startswith("hydra"):
+        return None
+    key = match[1]
+    wrong = _why_no_key(key, is_set=key in given)
+    typed = next((k for k in given if k == key or k.startswith(f"{key}.")), None)
+    shown = f"{typed}={given[typed]}" if typed is not None else key
+    return f"{shown}: {wrong}" if wrong else None
+
+
+def _why_no_key(key: str, *, is_set: bool) -> str | None:
+    """What is wrong with a dotted key that OmegaConf refused; None if nothing is."""
+    cls: Any = Config
+    prefix = ""
+    for name in key.split("."):
+        if prefix == "hardware.tiers.":
+            return None  # not keys of a class: OmegaConf's own words will do
+        hints = get_type_hints(cls) if cls is not None else {}
+        if name not in hints or f"{prefix}{name}" == "version":
+            return unknown_key(name, prefix, [n for n in hints if prefix or n != "version"])
+        hint = hints[name]
+        cls = next((h for h in (hint, *get_args(hint)) if is_dataclass(h)), None)
+        prefix += f"{name}."
+    return "must be a mapping; set its keys one by one" if cls is not None and is_set else None

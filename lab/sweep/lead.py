@@ -1,0 +1,69 @@
+"""Leading a sweep: one process does, its jobs see whether it still lives."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from pathlib import Path
+
+from lab.schema import ConfigError
+from lab.sweep.index import INDEX, JOB, Job, jobs_of
+
+TRY_SECONDS = 0.5
+LEAVING_SECONDS = 15.0  # for jobs to save and end once nobody leads them any more
+
+
+class Lead:
+    """Being the one process that carries a sweep out, for as long as it lives.
+
+    Raises:
+        ConfigError: another process does.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._since = folder, time.time()
+        self._fd = os.open(folder / INDEX, os.O_RDWR)
+        last_try = time.monotonic() + TRY_SECONDS
+        while not _lock(self._fd, fcntl.LOCK_EX):
+            if time.monotonic() > last_try:
+                os.close(self._fd)
+                raise ConfigError("sweep", folder, "is still going on in another process")
+            time.sleep(0.01)  # a job that looks whether it is led holds the lock for that moment
+
+    def give_up(self) -> None:
+        """Let every job stop, and wait until they have saved and ended."""
+        running = [
+            folder
+            for job, folder in jobs_of(self._folder)
+            if job.exit_code is None and (folder / JOB).stat().st_mtime >= self._since
+        ]
+        os.close(self._fd)
+        until = time.monotonic() + LEAVING_SECONDS
+        while time.monotonic() < until and not all(map(_has_ended, running)):
+            time.sleep(0.1)
+
+
+def _has_ended(folder: Path) -> bool:
+    job = Job.read(folder)
+    return job is None or job.exit_code is not None
+
+
+def is_led(folder: Path) -> bool:
+    """Whether a process of this machine carries the sweep out now."""
+    try:
+        fd = os.open(folder / INDEX, os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        return not _lock(fd, fcntl.LOCK_SH)
+    finally:
+        os.close(fd)
+
+
+def _lock(fd: int, kind: int) -> bool:
+    try:
+        fcntl.flock(fd, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

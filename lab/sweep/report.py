@@ -1,0 +1,96 @@
+"""The last words of a sweep on the console: what became of each job, and what to type next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lab.compose import override_key, shown_value
+from lab.config import Config
+from lab.schema import ConfigError
+from lab.sweep.index import Index, jobs_of, state_of, summary_of
+from lab.tracking.closing import command, relative
+from lab.tracking.text import duration, number
+from lab.tracking.wandb import outputs_of
+
+FIGURES = ("loss", "peak GB", "reloads", "overhead", "tokens/s", "time")
+
+
+def close_sweep(folder: Path, exit_code: int) -> int:
+    """Print the table of jobs, and how to go on.
+
+    Arguments:
+        exit_code: that of the command so far; 130 and 143 where it was interrupted.
+
+    Returns:
+        The command's exit code: 1 if a job did not complete.
+    """
+    from rich.console import Console
+    from rich.measure import Measurement
+    from rich.table import Table
+
+    index = Index.read(folder)
+    begun = {job.number: (job, path) for job, path in jobs_of(folder)}
+    numbers = range(len(index.jobs)) if index.jobs else sorted(begun)
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    for name in ("job", *_short(index.swept), "state", *FIGURES):
+        table.add_column(name, justify="right" if name in ("job", *FIGURES) else "left")
+    states = []
+    for n in numbers:
+        job, path = begun.get(n, (None, None))
+        state = state_of(job, path) if job and path else "not begun"
+        states.append(state)
+        values = _values(job.overrides if job else index.jobs[n])
+        swept = [values.get(key, "") for key in index.swept]
+        summary = summary_of(path) if path and state != "running" else {}
+        table.add_row(str(n), *swept, state, *_figures(summary))
+    console = Console(highlight=False, markup=False, emoji=False)
+    needed = Measurement.get(console, console.options.update(max_width=1000), table).maximum
+    console.width = max(console.width, needed)  # a line that wraps is better than one that is cut
+    console.print()
+    console.print(table)
+    unfinished = sum(state != "completed" for state in states)
+    paths = [path for _, path in begun.values()]
+    for line in _next_lines(folder, unfinished, tracked=any(map(_is_tracked, paths))):
+        console.print(line, soft_wrap=True)
+    return exit_code or int(unfinished > 0)
+
+
+def _short(keys: Sequence[str]) -> list[str]:
+    """The last part of each key, where that tells them apart."""
+    last = [key.rpartition(".")[2] for key in keys]
+    return [name if last.count(name) == 1 else key for name, key in zip(last, keys, strict=True)]
+
+
+def _values(overrides: Sequence[str]) -> dict[str, str]:
+    return {override_key(o): shown_value(o) for o in overrides}
+
+
+def _figures(summary: Mapping[str, Any]) -> list[str]:
+    reloads, seconds = summary.get("reloads") or {}, summary.get("seconds") or {}
+    return [
+        number(summary.get("final_loss"), ".4f"),
+        number(summary.get("peak_process_gb"), ".3f"),
+        str(sum(reloads.values())) if summary else "-",
+        number(summary.get("overhead_fraction"), ".1%"),
+        number(summary.get("tokens_per_second"), ",.0f"),
+        duration(seconds.get("total")),
+    ]
+
+
+def _is_tracked(run_dir: Path) -> bool:
+    try:
+        return Config.load(run_dir / "config.yaml").tracker.mode != "none"
+    except ConfigError:
+        return False
+
+
+def _next_lines(folder: Path, unfinished: int, *, tracked: bool) -> list[str]:
+    shown = relative(folder)
+    lines = [f"sweep    {shown}", "compare  " + command("lab", "compare", shown)]
+    if tracked:
+        lines.append("open     " + command("wandb", "leet", relative(outputs_of(folder) / "wandb")))
+    if unfinished:
+        lines.append("resume   " + command("lab", "resume", shown))
+    return lines

@@ -1,0 +1,101 @@
+"""What a launcher's process does for one job of a sweep."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from lab import objective
+from lab.compose import compose_config, override_key
+from lab.config import Config
+from lab.refusal import REFUSALS, explain
+from lab.schema import ConfigError
+from lab.sweep.index import Index, Job, jobs_of, summary_of, this_host
+from lab.sweep.job import Order, carry_out
+from lab.sweep.lead import is_led
+
+log = logging.getLogger("lab")
+
+
+def run_job(
+    cfg: DictConfig, overrides: list[str], *, number: int, folder: Path, sweep: Path
+) -> float | None:
+    """Begin a job, go on with one that was cut off, or leave one that is complete as it is.
+
+    Returns:
+        What a sweeper is to make small; None where the job did not complete.
+
+    Raises:
+        SystemExit: this process got a signal, which means the whole sweep.
+    """
+    job = Job(number=number, overrides=tuple(overrides))
+    try:
+        return _run_job(cfg, job, folder, sweep)
+    except REFUSALS as error:
+        _, line = explain(error, overrides)
+        log.error("job %d: %s", number, line)  # noqa: TRY400 - a user's mistake has no traceback
+        job.ended(2).write(folder)
+    except Exception:
+        log.exception("job %d failed", number)
+        job.ended(1).write(folder)
+    return None
+
+
+def _run_job(cfg: DictConfig, job: Job, folder: Path, sweep: Path) -> float | None:
+    index, known = Index.read(sweep), Job.read(folder)
+    if known is not None and known.overrides != job.overrides:
+        log.error(
+            "job %d is not begun: its folder holds %s; a sampler without a fixed seed chooses "
+            "other values each time",
+            job.number,
+            " ".join(known.overrides),
+        )
+        return None
+    if summary_of(folder).get("state") == "completed":
+        log.info("job %d is complete already", job.number)
+        return _objective(folder)
+    named_by = [o for o in job.overrides if override_key(o) in index.swept] or job.overrides
+    config, warnings = compose_config(
+        cfg, list(job.overrides), named_by=named_by, side_by_side=index.side_by_side
+    )
+    if config.sweep.on_failure == "stop" and _has_failed(sweep, besides=job.number):
+        log.error(
+            "job %d is not begun: another failed, and sweep.on_failure=stop says so", job.number
+        )
+        return None
+    if index.host == this_host() and not is_led(sweep):
+        return None  # the sweep was told to end while this one waited its turn
+    job.write(folder)
+    if (folder / "config.yaml").exists():
+        order = Order.go_on(folder, sweep)
+    else:
+        order = Order.begin(config, folder, sweep, list(job.overrides), warnings)
+    prefix = f"[{job.number}] " if index.side_by_side > 1 else ""
+    exit_code, signalled = carry_out(order, prefix=prefix)
+    job.ended(exit_code).write(folder)
+    _tell(job.number, exit_code)
+    if signalled is not None:
+        raise SystemExit(130 if signalled == signal.SIGINT else 143)
+    return _objective(folder) if exit_code == 0 else None
+
+
+def _has_failed(sweep: Path, *, besides: int) -> bool:
+    return any(job.exit_code for job, _ in jobs_of(sweep) if job.number != besides)
+
+
+def _tell(number: int, exit_code: int) -> None:
+    if exit_code < 0:
+        log.error("job %d was killed by %s", number, signal.Signals(-exit_code).name)
+    elif exit_code:
+        log.error("job %d ended with exit code %d", number, exit_code)
+
+
+def _objective(folder: Path) -> float | None:
+    try:
+        config = Config.load(folder / "config.yaml")
+    except ConfigError:
+        return None
+    return objective.value(config, summary_of(folder))
