@@ -8,8 +8,10 @@ import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+from lab.machine import ProbeError
 from lab.schema import ConfigError
 
 
@@ -27,10 +29,11 @@ def main() -> int:
     plot = commands.add_parser("plot", help="draw memory.png again, of a live run too")
     plot.add_argument("run_dir", type=Path)
     sync = commands.add_parser("sync", help="make W&B runs again from the files, and send them")
-    sync.add_argument("run_dirs", type=Path, nargs="+", metavar="run_dir")
+    sync.add_argument("folders", type=Path, nargs="+", metavar="folder", help="of runs, or sweeps")
     sync.add_argument("--offline", action="store_true", help="only make it")
     arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    logging.raiseExceptions = False  # `lab reproduce | head` is no reason for tracebacks
     try:
         match arguments.command:
             case "resume":
@@ -40,10 +43,13 @@ def main() -> int:
             case "plot":
                 return _plot(arguments.run_dir)
             case _:
-                return _sync(arguments.run_dirs, send=not arguments.offline)
+                return _sync(arguments.folders, send=not arguments.offline)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
+    except ProbeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
 
 
 def _resume(run_dir: Path, overrides: list[str]) -> int:
@@ -73,13 +79,15 @@ def _plot(run_dir: Path) -> int:
     return 0
 
 
-def _sync(run_dirs: list[Path], *, send: bool) -> int:
+def _sync(folders: list[Path], *, send: bool) -> int:
+    from lab.sweep.report import view_of
     from lab.tracking.closing import command
     from lab.tracking.sync import SyncError, rebuild
     from lab.tracking.wandb import can_send
 
+    sweeps = [folder for folder in folders if (folder / "sweep.json").is_file()]
     try:
-        made = [os.path.relpath(rebuild(run_dir)) for run_dir in run_dirs]
+        made = [os.path.relpath(rebuild(run_dir)) for run_dir in _runs_of(folders)]
     except SyncError as error:
         print(error, file=sys.stderr)
         return 1
@@ -87,7 +95,22 @@ def _sync(run_dirs: list[Path], *, send: bool) -> int:
     if not send or not can_send():
         print(f"made again from the files; to send it to W&B: {line}")
         return 0
-    return subprocess.run([*shlex.split(line)], check=False).returncode
+    code = subprocess.run([*shlex.split(line)], check=False).returncode
+    if code == 0:
+        for sweep in sweeps:
+            print("view", view_of(sweep.resolve()))
+    return code
+
+
+def _runs_of(folders: list[Path]) -> Iterator[Path]:
+    """The folders of runs, of a sweep those of its jobs."""
+    from lab.sweep.index import jobs_of
+
+    for folder in folders:
+        if (folder / "sweep.json").is_file():
+            yield from (path for _, path in jobs_of(folder) if (path / "config.yaml").is_file())
+        else:
+            yield folder
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import difflib
 import math
 import reprlib
 from dataclasses import MISSING, field, fields, is_dataclass
+from pathlib import PurePath
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -39,7 +40,7 @@ def _shown(value: object) -> str:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
-    text = value if isinstance(value, str) else reprlib.repr(value)
+    text = str(value) if isinstance(value, str | PurePath) else reprlib.repr(value)
     return text if len(text) <= 120 else text[:117] + "..."
 
 

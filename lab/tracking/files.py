@@ -195,7 +195,7 @@ def read_summary(run_dir: Path) -> dict[str, Any]:
         summary = json.loads(path.read_text())
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError("run", path, f"cannot be read: {error}") from error
     if not isinstance(summary, dict):
         raise ConfigError("run", path, "cannot be read: it is no JSON object")

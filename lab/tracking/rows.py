@@ -62,7 +62,7 @@ def decode(line: bytes) -> dict[str, object] | None:
         return None
     try:
         row = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return row if isinstance(row, dict) else None
 

@@ -1,0 +1,339 @@
+"""Whether a run came out again: two runs' records compared bit for bit, and what is told of it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from lab.analysis.summary import summarise
+from lab.schema import ConfigError
+from lab.tracking.files import read_summary
+from lab.tracking.rows import read_jsonl
+from lab.tracking.text import number
+
+COMPARED = ("loss", "learning_rate", "tokens")
+LARGEST = 2**53  # no run has written a figure beyond it
+LONGEST = 100  # characters of a value that is shown
+
+Row = Mapping[str, Any]
+Verdict = Literal["identical", "different", "undecided"]
+
+
+# --- What a run has left ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Records:
+    """What is compared of a run, and its figures.
+
+    Attributes:
+        rows: the compared keys of each whole row, and its step.
+        state: as in ``summary.json``; None of a run that has not ended.
+        steps: the step that the weights are of.
+        weights: their hash; None where the run has told none.
+        config_sha256: hash of the config that the run was begun with.
+        environment: versions, device, fingerprints.
+        figures: the summary's; of a run without one, what its rows say so far.
+    """
+
+    rows: tuple[Row, ...] = ()
+    state: str | None = None
+    steps: int = 0
+    weights: str | None = None
+    config_sha256: str | None = None
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    figures: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.rows and self.weights is None
+
+    @classmethod
+    def read(cls, run_dir: Path) -> Self:
+        """The records in a run's folder, which may be half written, or somebody else's.
+
+        Raises:
+            ConfigError: a file cannot be read at all.
+        """
+        try:
+            summary = read_summary(run_dir)
+            rows = tuple(map(_compared, filter(_has_step, read_jsonl(run_dir / "metrics.jsonl"))))
+            first = _first_events(run_dir)
+        except OSError as error:
+            raise ConfigError("run", run_dir, f"its records cannot be read: {error}") from error
+        steps, weights = summary.get("steps"), summary.get("weights_sha256")
+        began, worker = first.get("run_started", {}), first.get("worker_started", {})
+        return cls(
+            rows=rows,
+            state=_text(summary.get("state")),
+            steps=steps if isinstance(steps, int) else max((r["step"] for r in rows), default=0),
+            weights=_text(weights),
+            config_sha256=_text(began.get("config_sha256")),
+            environment=_mapping(summary.get("environment") or worker.get("environment")),
+            figures=summary or _figures_so_far(run_dir),
+        )
+
+
+def _has_step(row: Row) -> bool:
+    return isinstance(row.get("step"), int)
+
+
+def _compared(row: Row) -> Row:
+    return {key: row.get(key) for key in ("step", *COMPARED)}
+
+
+def _first_events(run_dir: Path) -> dict[str, Row]:
+    found: dict[str, Row] = {}
+    for event in read_jsonl(run_dir / "events.jsonl"):
+        found.setdefault(str(event.get("event")), event)
+        if "worker_started" in found:
+            break
+    return found
+
+
+def _figures_so_far(run_dir: Path) -> Mapping[str, Any]:
+    try:
+        return summarise(run_dir)
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError):
+        # Rows that no run has written.
+        return {}
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+# --- Comparing ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Difference:
+    key: str
+    then: object
+    now: object
+
+    def __str__(self) -> str:
+        return f"{self.key} {_shown(self.then)} then, {_shown(self.now)} now"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """A run and its reproduction, side by side.
+
+    Attributes:
+        same: steps whose records agree.
+        differing: steps whose records do not.
+        missing: steps of the run that an unfinished reproduction did not reach.
+        first_step: the first step that differs; None where none does.
+        first: what differs there.
+        weights: both hashes agree; None where they cannot be compared.
+        why_not: why they cannot.
+        unfinished: how the reproduction ended before the run's own end; empty if it did not.
+        environment: what is not as it was.
+        tolerance: how far losses may lie apart, relatively; 0 is bit for bit.
+    """
+
+    same: int
+    differing: int
+    missing: int
+    first_step: int | None
+    first: tuple[Difference, ...]
+    weights: bool | None
+    why_not: str
+    unfinished: str
+    environment: tuple[Difference, ...]
+    tolerance: float
+
+    @property
+    def verdict(self) -> Verdict:
+        if self.differing or self.weights is False:
+            return "different"
+        return "undecided" if self.unfinished else "identical"
+
+    @property
+    def exit_code(self) -> int:
+        return {"identical": 0, "different": 1, "undecided": 2}[self.verdict]
+
+
+def compare(then: Records, now: Records, *, tolerance: float = 0.0) -> Comparison:
+    """Compare each step that the run has a record of; the reproduction's other steps do not count.
+
+    A reproduction that ended early of itself is unfinished, not different: it says nothing of the
+    steps that it did not reach. One that is complete without a step of the run's is different.
+
+    Arguments:
+        tolerance: how far losses may lie apart, relatively.
+    """
+    found = {row["step"]: row for row in now.rows}
+    is_complete = now.state == "completed"
+    missing = 0 if is_complete else sum(row["step"] not in found for row in then.rows)
+    compared = [row for row in then.rows if is_complete or row["step"] in found]
+    pairs = [(row["step"], _row_differences(row, found, tolerance)) for row in compared]
+    differing = [pair for pair in pairs if pair[1]]
+    first_step, first = min(differing, key=lambda pair: pair[0], default=(None, ()))
+    why_not = _why_no_weights(then, now, tolerance)
+    is_unfinished = not is_complete and (missing > 0 or then.state == "completed")
+    return Comparison(
+        same=len(pairs) - len(differing),
+        differing=len(differing),
+        missing=missing,
+        first_step=first_step,
+        first=first,
+        weights=None if why_not else then.weights == now.weights,
+        why_not=why_not,
+        unfinished=_ending(now.state) if is_unfinished else "",
+        environment=_differences(then.environment, now.environment),
+        tolerance=tolerance,
+    )
+
+
+def _row_differences(
+    then: Row, found: Mapping[int, Row], tolerance: float
+) -> tuple[Difference, ...]:
+    now = found.get(then["step"])
+    if now is None:
+        return (Difference("record", "there", "missing"),)
+    return tuple(
+        Difference(key, then[key], now[key])
+        for key in COMPARED
+        if not _is_same(then[key], now[key], tolerance if key == "loss" else 0.0)
+    )
+
+
+def _is_same(then: object, now: object, tolerance: float) -> bool:
+    """Null for null, else every bit: -0.0 is not 0.0."""
+    if tolerance and isinstance(then, float) and isinstance(now, float):
+        return math.isclose(then, now, rel_tol=tolerance)
+    return repr(then) == repr(now)
+
+
+def _why_no_weights(then: Records, now: Records, tolerance: float) -> str:
+    """Why the weights cannot be compared; empty where they can."""
+    if tolerance and then.weights != now.weights:
+        return "train.deterministic=false"
+    if then.weights is None:
+        return f"the run {_ending(then.state)}"
+    if now.weights is None:
+        return f"the reproduction {_ending(now.state)}"
+    same = then.steps == now.steps
+    return "" if same else f"they are of step {then.steps} then, of step {now.steps} now"
+
+
+def _ending(state: str | None) -> str:
+    endings = {
+        "completed": "completed without telling their hash",
+        "interrupted": "was interrupted",
+        "budget_exceeded": "exceeded its memory budget",
+        "failed": "failed",
+    }
+    return endings.get(state or "", "was cut off, or still goes on")
+
+
+def _differences(then: Row, now: Row) -> tuple[Difference, ...]:
+    return tuple(
+        Difference(key, then[key], now[key])
+        for key in now
+        if key in then and repr(then[key]) != repr(now[key])
+    )
+
+
+# --- Telling ------------------------------------------------------------------------------------
+
+FIGURES = {
+    "peak of the process": ("peak_process_gb", ".3f", "GB"),
+    "mean of the process": ("mean_process_gb", ".3f", "GB"),
+    "peak of MLX": ("peak_mlx_gb", ".3f", "GB"),
+    "slope": ("slope_mb_per_step", ".3f", "MB a step"),
+    "speed": ("tokens_per_second", ",.0f", "tokens/s"),
+}
+
+
+def report(comparison: Comparison, then: Records, now: Records) -> str:
+    """What a person reads: the verdict, what of the environment differs, and how memory does."""
+    lines = [_headline(comparison, then, now)]
+    if comparison.why_not and not comparison.unfinished:
+        lines.append(f"  weights are not compared: {comparison.why_not}")
+    elif comparison.first and comparison.weights is not None:
+        lines.append(f"  weights: {'the same' if comparison.weights else 'different'}")
+    lines += [f"  environment: {difference}" for difference in comparison.environment]
+    if then.environment and not comparison.environment:
+        lines.append("  environment: the same")
+    return "\n".join([*lines, *_table(then, now)])
+
+
+def _headline(comparison: Comparison, then: Records, now: Records) -> str:
+    match comparison.verdict:
+        case "identical":
+            word = "the same" if comparison.tolerance else "identical"
+            return f"{word}: {_agreement(comparison, then)}"
+        case "undecided":
+            end = f"the reproduction {comparison.unfinished} after {_steps(now.steps)}"
+            until = f"; until then the same: {_agreement(comparison, then)}"
+            return f"cannot be compared: {end}{until if comparison.same else ''}"
+    if comparison.first_step is None:
+        weights = Difference("the weights,", then.weights, now.weights)
+        return f"different: {weights}; the same: {_agreement(comparison, then)}"
+    count, total = comparison.differing, comparison.same + comparison.differing
+    first = "; ".join(map(str, comparison.first))
+    return (
+        f"different: {count} of {_steps(total)}, the first is step {comparison.first_step}: {first}"
+    )
+
+
+def _agreement(comparison: Comparison, then: Records) -> str:
+    """``8 steps, loss, learning rate, tokens and weights, bit for bit``."""
+    same, tolerance = comparison.same, comparison.tolerance
+    count = _steps(same) if same >= then.steps else f"{same} of {_steps(then.steps)}"
+    with_weights = "learning rate, tokens and weights"
+    exact = with_weights if comparison.weights else "learning rate and tokens"
+    if tolerance:
+        return f"{count}, loss within {tolerance:.0%}, {exact} bit for bit"
+    return f"{count}, loss, {exact}, bit for bit"
+
+
+def _table(then: Records, now: Records) -> list[str]:
+    rows = [
+        (name, _figure(then.figures.get(key), form), _figure(now.figures.get(key), form), unit)
+        for name, (key, form, unit) in FIGURES.items()
+    ]
+    cells = [
+        ("", "then", "now", ""),
+        ("steps", str(then.steps), str(now.steps), ""),
+        *rows,
+        ("time", *(_figure(_seconds(r), ",.1f") for r in (then, now)), "s"),
+        ("reloads", *(_figure(_reloads(r), "d") for r in (then, now)), ""),
+    ]
+    return [f"  {name:<19}  {a:>9}  {b:>9}  {unit}".rstrip() for name, a, b, unit in cells]
+
+
+def _seconds(records: Records) -> object:
+    return _mapping(records.figures.get("seconds")).get("total")
+
+
+def _reloads(records: Records) -> object:
+    counts = _mapping(records.figures.get("reloads")).values()
+    return sum(count for count in counts if isinstance(count, int))
+
+
+def _figure(value: object, form: str) -> str:
+    is_number = isinstance(value, int | float) and abs(value) < LARGEST
+    return number(value if is_number else None, form)
+
+
+def _steps(count: int) -> str:
+    return f"{count} step" if count == 1 else f"{count} steps"
+
+
+def _shown(value: object) -> str:
+    """A value on one line, whatever somebody wrote into a record."""
+    is_plain = isinstance(value, str) and value.isprintable()
+    text = str(value) if is_plain else json.dumps(value)
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."

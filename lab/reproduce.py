@@ -1,0 +1,129 @@
+"""A run made again from its saved ``config.yaml`` alone, and compared with what is beside it."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from lab import experiment
+from lab.analysis.reproduction import Records, compare, report
+from lab.compose import run_name
+from lab.config import Config
+from lab.machine import Machine, probe_machine
+from lab.schema import ConfigError
+from lab.sitting import LOOSE
+from lab.tracking.closing import relative
+
+log = logging.getLogger("lab")
+
+RUNS = Path("outputs/runs")
+
+
+def reproduce(source: Path) -> int:
+    """Run again from ``source/config.yaml``, into a folder of its own, and compare.
+
+    A config that was edited since its run is run as it is now, since a model or a file of data may
+    have moved, and compared with a warning; data or a model of another fingerprint is refused
+    before the first step.
+
+    Returns:
+        0 identical, 1 different, 2 not to be compared; 130 or 143 interrupted; where there are no
+        records to compare with, what the run itself ended with.
+
+    Raises:
+        ConfigError: the folder is not a run's, or its config or records cannot be read.
+    """
+    config, then = _load(source), Records.read(source)
+    config, notes = fit(config, probe_machine())
+    if then.config_sha256 not in (None, _digest(source)):
+        notes.append(f"{relative(source)}/config.yaml was changed since its run began")
+    folder = free_folder(config.name)
+    with _logged_in(folder):
+        log.info("reproducing %s in %s", relative(source), folder)
+        code = experiment.run(
+            config, folder, overrides=[], warnings=notes, begun_with=then.environment
+        ).exit_code
+        if code == 2:
+            return 2
+        if then.is_empty:
+            log.info("there are no records beside config.yaml to compare with")
+            return code
+        now = Records.read(folder)
+        found = compare(then, now, tolerance=0.0 if config.train.deterministic else LOOSE)
+        log.info("%s", report(found, then, now))
+        if found.verdict == "different":
+            for note in notes:
+                log.info("  %s", note)
+    return code if code in (130, 143) else found.exit_code
+
+
+def _load(source: Path) -> Config:
+    if (source / "config.yaml").is_file():
+        return Config.load(source / "config.yaml")
+    if not source.is_dir():
+        raise ConfigError("run", source, "there is no such folder")
+    job = min(source.glob("*/config.yaml"), default=None)
+    if job is not None:
+        raise ConfigError("run", source, f"is a sweep; reproduce one of its runs: {job.parent}")
+    raise ConfigError("run", source, "is not a run's folder: it holds no config.yaml")
+
+
+def _digest(run_dir: Path) -> str:
+    return hashlib.sha256((run_dir / "config.yaml").read_bytes()).hexdigest()
+
+
+def fit(config: Config, machine: Machine) -> tuple[Config, list[str]]:
+    """A config of another machine for this one: what decides bits stays, memory is this one's.
+
+    Returns:
+        The config, and one line for each thing that is not as it was saved.
+    """
+    notes, memory, own = [], config.memory, machine.budget_gb
+    if memory.budget_gb > own:
+        notes.append(
+            f"memory.budget_gb={memory.budget_gb:g} is more than this machine's {own:g} GB, "
+            "which is used"
+        )
+        limit = min(memory.limit_gb, own)
+        config = replace(config, memory=replace(memory, budget_gb=own, limit_gb=limit))
+    if config.worker.threads > machine.cores:
+        # Left as it is: OpenBLAS takes no more threads than there are cores to run on, but lets a
+        # quota be, and another number of threads gives other bits.
+        notes.append(
+            f"worker.threads={config.worker.threads} is more than this machine's {machine.cores} "
+            "cores: the last bits may differ"
+        )
+    return config, notes
+
+
+def free_folder(name: str) -> Path:
+    """Make a new run's folder, named as any; a second one in the same second gets a number."""
+    taken = RUNS / time.strftime("%Y-%m-%d") / f"{time.strftime('%H-%M-%S')}_{run_name(name, [])}"
+    for number in itertools.count(1):
+        folder = taken if number == 1 else taken.with_name(f"{taken.name}_{number}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise ConfigError("run", folder, f"cannot be made: {error.strerror}") from error
+        return folder
+    raise AssertionError
+
+
+@contextmanager
+def _logged_in(folder: Path) -> Iterator[None]:
+    """Write what is told into the run's ``train.log`` too."""
+    handler = logging.FileHandler(folder / "train.log", encoding="utf-8")
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
+        handler.close()
