@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +53,7 @@ def close_sweep(folder: Path, exit_code: int) -> int:
     console.print()
     console.print(table)
     unfinished = sum(state != "completed" for state in states)
-    paths = [path for _, path in begun.values()]
-    for line in _next_lines(folder, unfinished, tracked=any(map(_is_tracked, paths))):
+    for line in _next_lines(folder, unfinished):
         console.print(line, soft_wrap=True)
     return exit_code or int(unfinished > 0)
 
@@ -79,18 +80,38 @@ def _figures(summary: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _is_tracked(run_dir: Path) -> bool:
-    try:
-        return Config.load(run_dir / "config.yaml").tracker.mode != "none"
-    except ConfigError:
-        return False
-
-
-def _next_lines(folder: Path, unfinished: int, *, tracked: bool) -> list[str]:
-    shown = relative(folder)
+def _next_lines(folder: Path, unfinished: int) -> list[str]:
+    config, shown = _config_of(folder), relative(folder)
     lines = [f"sweep    {shown}", "compare  " + command("lab", "compare", shown)]
-    if tracked:
-        lines.append("open     " + command("wandb", "leet", relative(outputs_of(folder) / "wandb")))
+    match config.tracker.mode if config else "none":
+        case "offline":
+            wandb_dir = outputs_of(folder) / "wandb"
+            lines.append("open     " + command("wandb", "leet", relative(wandb_dir)))
+            lines.append("send     " + command("lab", "sync", shown))
+        case "online":
+            lines.append("view     " + view_of(folder))
     if unfinished:
         lines.append("resume   " + command("lab", "resume", shown))
     return lines
+
+
+def _config_of(folder: Path) -> Config | None:
+    """That of the first job which has one; reading all of them would take seconds."""
+    for _, run_dir in jobs_of(folder):
+        with suppress(ConfigError):
+            return Config.load(run_dir / "config.yaml")
+    return None
+
+
+def view_of(folder: Path) -> str:
+    """Save a sweep's view in W&B; its address, or why there is none."""
+    from lab.tracking.view import ViewError, save_view
+
+    config = _config_of(folder)
+    if config is None:
+        return "not saved in W&B: the sweep has no run"
+    group = os.environ.get("WANDB_RUN_GROUP") or folder.name
+    try:
+        return save_view(config, group=group, swept=Index.read(folder).swept)
+    except ViewError as error:
+        return f"not saved in W&B: {error}"

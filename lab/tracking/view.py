@@ -1,0 +1,121 @@
+"""A saved W&B view of one sweep: memory, loss and reloads against the step, by the swept key."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+from lab.config import Config
+from lab.tracking.wandb import PROJECT
+
+if TYPE_CHECKING:
+    from wandb_workspaces.workspaces import Section, Workspace
+
+SECTIONS = {
+    "Memory (GB)": (
+        "memory/process_gb",
+        "memory/active_gb",
+        "memory/cache_gb",
+        "memory/peak_gb",
+        "memory/slope_mb_per_step",
+    ),
+    "Loss": ("loss", "val_loss", "grad_norm", "learning_rate"),
+    "Reloads": ("reload/count", "reload/before_gb", "reload/after_gb"),
+    "Speed": ("tokens_per_second", "step_seconds"),
+}
+COLUMNS = ("final_loss", "peak_process_gb", "peak_mlx_gb", "overhead_fraction", "tokens_per_second")
+CHOSEN_BY = ("name", "kind", "policy", "mode")  # the key of a group that tells its options apart
+
+
+class ViewError(RuntimeError):
+    """The view could not be saved; the text says why, in one line."""
+
+
+def save_view(config: Config, *, group: str, swept: Sequence[str]) -> str:
+    """Save the view of a sweep on the server that its runs went to, and return its address.
+
+    Arguments:
+        config: of any of its runs.
+        group: the sweep, as its runs are grouped.
+        swept: the keys and groups that differ between its runs.
+
+    Raises:
+        ViewError: wandb-workspaces is not installed, or the server is not reached.
+    """
+    if importlib.util.find_spec("wandb_workspaces") is None:
+        raise ViewError("its package is missing: pip install 'mlx-memory-lab[workspaces]'")
+    import wandb
+
+    try:
+        entity = config.tracker.entity or wandb.Api().default_entity
+        project = config.tracker.project or PROJECT
+        view = make_view(str(entity), project, group=group, swept=swept)
+        view.save()
+    except Exception as error:  # W&B's client raises many kinds; all mean the same to a user
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise ViewError(lines[0]) from error
+    return view.url
+
+
+def make_view(entity: str, project: str, *, group: str, swept: Sequence[str]) -> Workspace:
+    """The view, not saved yet."""
+    from wandb_workspaces import expr
+    from wandb_workspaces import workspaces as ws
+
+    keys = swept_settings(swept)
+    return ws.Workspace(
+        entity=entity,
+        project=project,
+        name=re.sub(r"[^\w.,-]+", " ", group),  # others may count as emojis, which W&B refuses
+        sections=[_section(name, charts) for name, charts in SECTIONS.items()],
+        settings=ws.WorkspaceSettings(x_axis="step", max_runs=100),
+        runset_settings=ws.RunsetSettings(
+            filters=f"Metric('Group') == '{_escaped(group)}'",
+            groupby=[expr.Config(key) for key in keys],
+            pinned_columns=[
+                *(f"config:{_in_config(key)}" for key in keys),
+                *(f"summary:{name}" for name in COLUMNS),
+            ],
+        ),
+    )
+
+
+def _section(name: str, charts: Sequence[str]) -> Section:
+    from wandb_workspaces import workspaces as ws
+    from wandb_workspaces.reports import v2 as wr
+
+    # Each bin's lowest and highest, where there are more points than pixels: no spike is lost.
+    panels: list[Any] = [
+        wr.LinePlot(x="step", y=[key], title=key, point_visualization_method="bucketing-gorilla")
+        for key in charts
+    ]
+    return ws.Section(name=name, panels=panels, is_open=True)
+
+
+def swept_settings(swept: Sequence[str]) -> list[str]:
+    """The settings of ``config.yaml`` that tell a sweep's runs apart: of a group, its choice."""
+    hints = get_type_hints(Config)
+    found = []
+    for key in swept:
+        group = hints.get(key)
+        if group is None or not hasattr(group, "__dataclass_fields__"):
+            if key.partition(".")[0] in hints:
+                found.append(key)
+            continue
+        names = [f.name for f in fields(group)]
+        found += [f"{key}.{name}" for name in CHOSEN_BY if name in names][:1]
+    return found
+
+
+def _escaped(text: str) -> str:
+    """For a filter, which is parsed as Python after each ``=`` in it was doubled."""
+    return re.sub(r"\W", lambda match: rf"\U{ord(match[0]):08x}", text)
+
+
+def _in_config(key: str) -> str:
+    """A setting's name in W&B, which puts ``value`` after the first part."""
+    first, _, rest = key.partition(".")
+    return f"{first}.value" + (f".{rest}" if rest else "")

@@ -1,0 +1,75 @@
+"""The saved W&B view of a sweep, as W&B's server would get it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab.sweep.index import Index, Job
+from lab.sweep.report import view_of
+from lab.tracking.rows import METRIC_KEYS
+from lab.tracking.view import SECTIONS, make_view, swept_settings
+from tests.tracked import SUMMARY, base_config
+
+GROUP = "18-43_reload.interval_steps=0,10,fault='a<b'"
+
+
+@pytest.fixture(scope="module")
+def spec() -> dict[str, Any]:
+    view = make_view("me", "p", group=GROUP, swept=["reload.interval_steps", "seed"])
+    return view._to_model().spec.section.model_dump(by_alias=True)
+
+
+def test_it_shows_the_runs_of_the_sweep_by_what_was_swept(spec: dict) -> None:
+    [runs] = spec["runSets"]
+    [only] = runs["filters"]["filters"]
+    assert (only["key"], only["op"], only["value"]) == (
+        {"section": "run", "name": "group"}, "=", GROUP
+    )  # fmt: skip
+    grouping = [(key["section"], key["name"]) for key in runs["grouping"]]
+    assert grouping == [("config", "reload.value.interval_steps"), ("config", "seed.value")]
+    assert "config:reload.value.interval_steps" in runs["runFeed"]["columnPinned"]
+
+
+def test_every_chart_has_a_key_that_runs_log_against_the_step(spec: dict) -> None:
+    sections = spec["panelBankConfig"]["sections"]
+    assert [s["name"] for s in sections] == list(SECTIONS)
+    charts = [panel["config"] for section in sections for panel in section["panels"]]
+    assert {chart["xAxis"] for chart in charts} == {"step"}
+    logged = {*METRIC_KEYS, "val_loss", "reload/before_gb", "reload/after_gb"}
+    assert {key for chart in charts for key in chart["metrics"]} <= logged
+
+
+def test_a_swept_group_is_told_by_its_choice() -> None:
+    swept = ["reload", "model", "adapter", "tracker", "trainer", "train.steps"]
+    assert swept_settings(swept) == [
+        "reload.policy", "model.name", "adapter.kind", "tracker.mode", "trainer", "train.steps"
+    ]  # fmt: skip
+    assert swept_settings(["fault", "experiment", "+nothing"]) == []
+
+
+def test_its_columns_are_in_the_summary(spec: dict) -> None:
+    [runs] = spec["runSets"]
+    columns = {c.partition(":")[2] for c in runs["runFeed"]["columnPinned"] if "summary" in c}
+    assert columns <= SUMMARY.keys()
+
+
+def test_a_view_that_cannot_be_saved_costs_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lab.config import dump
+
+    monkeypatch.setenv("WANDB_BASE_URL", "no address")
+    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+    index = Index(
+        version=1, overrides=(), resumable=True, swept=(), jobs=(), side_by_side=1, host=""
+    )
+    index.write(tmp_path)
+    assert view_of(tmp_path) == "not saved in W&B: the sweep has no run"
+    Job(number=0, overrides=()).write(tmp_path / "0")
+    (tmp_path / "0" / "config.yaml").write_text(dump(base_config()))
+    said = view_of(tmp_path)
+    assert said.startswith("not saved in W&B: ")
+    assert "\n" not in said
