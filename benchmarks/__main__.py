@@ -14,7 +14,7 @@ from pathlib import Path
 from benchmarks.place import ROOT, Options, Place, say
 from benchmarks.report import Report
 
-QUICK = ("startup", "probe", "reload", "recovery", "bare_loop", "mlx_lm", "full_1000")
+QUICK = ("startup", "probe", "reload", "recovery", "bare_loop", "mlx_lm", "full_1000", "sweep")
 SLOW = ("flat",)  # only when named, or with --all
 RESULTS = ROOT / "outputs" / "benchmarks"
 

@@ -15,7 +15,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-from lab.compose import CONF
 from lab.schema import ConfigError, from_dict
 from lab.tracking.files import RunBusy, check_idle, read_summary
 
@@ -24,7 +23,15 @@ INDEX, JOB = "sweep.json", "job.json"
 BEGIN_SECONDS = 10.0  # a job may take so long until its files are open
 # Of Hydra's own settings only these go into the index and are used again on resuming: an index may
 # be somebody else's, and others can name code, or hold a command.
-RESUMED_SETTINGS = ("hydra/launcher", "hydra/sweeper", "hydra.launcher.n_jobs")
+RESUMED_SETTINGS = (
+    *("hydra/launcher", "hydra/sweeper", "hydra/sweeper/sampler"),
+    *("hydra.sweeper.direction", "hydra.sweeper.n_jobs", "hydra.sweeper.n_trials"),
+    *("hydra.sweeper.sampler.seed", "hydra.launcher.n_jobs", "hydra.launcher.timeout_min"),
+    *("hydra.launcher.cpus_per_task", "hydra.launcher.gpus_per_node", "hydra.launcher.mem_gb"),
+    *("hydra.launcher.partition", "hydra.launcher.account", "hydra.launcher.qos"),
+    *("hydra.launcher.ray.init.num_cpus", "hydra.launcher.ray.remote.num_cpus"),
+    "hydra.launcher.ray.remote.num_gpus",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,9 +94,11 @@ class Index:
 
 def _is_harmless(override: str) -> bool:
     """Whether an override only sets what a run's config may hold, and chooses among our options."""
+    from lab.compose import CONF  # not at the top: a job's process needs no Hydra
+
     key, _, value = override.partition("=")
-    if key in RESUMED_SETTINGS or (CONF / key.lstrip("+~")).is_dir():
-        return re.fullmatch(r"[\w,() -]*", value) is not None  # no other folder, no code
+    if key.lstrip("+") in RESUMED_SETTINGS or (CONF / key.lstrip("+~")).is_dir():
+        return re.fullmatch(r"[\w,() -]*|\d*\.\d+", value) is not None  # no other folder, no code
     return re.fullmatch(r"[+~]{0,2}(?!hydra\b)[\w.]+", key) is not None and "${" not in value
 
 

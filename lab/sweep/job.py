@@ -21,6 +21,7 @@ from threading import Thread
 from typing import Any
 
 from lab.config import Config
+from lab.machine import Machine, know_machine, probe_machine
 from lab.schema import ConfigError, from_dict, to_dict
 from lab.supervisor import environment_with_lab
 from lab.sweep.index import Index, this_host
@@ -41,6 +42,7 @@ class Order:
         folder: the run's.
         sweep: the sweep's.
         warnings: found while composing.
+        machine: what this machine has: the job need not look again.
     """
 
     config: dict[str, Any] | None
@@ -48,16 +50,18 @@ class Order:
     sweep: str
     overrides: list[str]
     warnings: list[str]
+    machine: dict[str, Any]
 
     @classmethod
     def begin(
         cls, config: Config, folder: Path, sweep: Path, overrides: list[str], warnings: list[str]
     ) -> Order:
-        return cls(to_dict(config), str(folder), str(sweep), overrides, warnings)
+        machine = asdict(probe_machine())
+        return cls(to_dict(config), str(folder), str(sweep), overrides, warnings, machine)
 
     @classmethod
     def go_on(cls, folder: Path, sweep: Path) -> Order:
-        return cls(None, str(folder), str(sweep), [], [])
+        return cls(None, str(folder), str(sweep), [], [], asdict(probe_machine()))
 
 
 # --- From outside -------------------------------------------------------------------------------
@@ -109,6 +113,7 @@ def carry_out(order: Order, *, prefix: str = "") -> tuple[int, int | None]:
 def main() -> int:
     order = Order(**json.loads(sys.stdin.readline()))
     folder, sweep = Path(order.folder), Path(order.sweep)
+    know_machine(Machine(**order.machine))
     logging.basicConfig(
         level=logging.INFO,
         format="%(message)s",
