@@ -246,7 +246,8 @@ def decide(values: dict[str, Any], machine: Machine) -> list[str]:
     """
     warnings = _decide_memory(values, machine)
     cpu = machine.backend == "cpu"
-    _fill(values["train"], compile=not cpu, dtype="float32" if cpu else "bfloat16")
+    compiled = not cpu or values["trainer"] == "mlx_lm"  # which always compiles
+    _fill(values["train"], compile=compiled, dtype="float32" if cpu else "bfloat16")
     _fill(values["data"], pad_multiple={"cpu": 32, "metal": 64, "cuda": 256}[machine.backend])
     _fill(values["worker"], threads=machine.cores)
     _decide_size(values, machine)
@@ -401,10 +402,20 @@ def idle_settings(config: Config, given: Collection[str]) -> list[str]:
         config.optimizer.name
     ]
     idle |= {f"optimizer.{key}": f"optimizer={config.optimizer.name}" for key in sorted(unused)}
+    if config.trainer == "mlx_lm":
+        idle |= dict.fromkeys(_UNKNOWN_TO_MLX_LM, "trainer=mlx_lm")
     warnings = [f"{key} does nothing with {cause}" for key, cause in idle.items() if key in given]
     return warnings + _leak_never_seen(config)
 
 
+_UNKNOWN_TO_MLX_LM = (
+    "train.max_grad_norm",
+    "data.pad_multiple",
+    "reload.method",
+    "memory.cache_limit_gb",
+    "memory.limit_gb",
+    "memory.cache_clear_interval",
+)
 _ADAMW = {"weight_decay", "beta1", "beta2", "bias_correction"}
 _USED_BY = {
     "adamw": _ADAMW,

@@ -193,7 +193,7 @@ class Config:
     version: int = setting(at_least=1)
     name: str = setting()
     seed: int = setting(at_least=0, at_most=2**32 - 1)
-    trainer: str = setting(choices=("lab",))
+    trainer: str = setting(choices=("lab", "mlx_lm"))
     objective: Objective = setting()
     hardware: Hardware = setting()
     model: Model = setting()

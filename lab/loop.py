@@ -2,45 +2,27 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 
-from lab import checkpoint, memory, models, optimizers, reload
+from lab import memory, models, optimizers, reload
 from lab.channel import Channel, Outcome
-from lab.config import GB, MB
+from lab.config import GB
 from lab.data import Batch
+from lab.reporter import Reporter
 from lab.session import PendingReload, Session, Shared
 from lab.slope import median
 
 
 class Loop:
-    """Trains session after session of one worker process.
+    """Trains session after session of one worker process."""
 
-    Arguments:
-        checkpoints: the run's folder of checkpoints.
-        generation: worker processes of this run before this one.
-        clock: seconds since the run's start, going on over restarts.
-    """
-
-    def __init__(
-        self,
-        shared: Shared,
-        channel: Channel,
-        *,
-        checkpoints: Path,
-        generation: int,
-        clock: Callable[[], float],
-    ) -> None:
-        self._shared, self._channel = shared, channel
-        self._checkpoints, self._generation, self._clock = checkpoints, generation, clock
+    def __init__(self, shared: Shared, channel: Channel, reporter: Reporter) -> None:
+        self._shared, self._channel, self._reporter = shared, channel, reporter
         self._config = shared.config
         self._triggers = reload.triggers(self._config.reload)
-        self._said: set[str] = set()
 
     def run(self, session: Session) -> Outcome:
         """Step until the run ends, is stopped, or needs a new session."""
@@ -55,7 +37,7 @@ class Loop:
         while progress.step < self._config.train.steps:
             began = time.perf_counter()
             progress.step += 1
-            self._crash_on_purpose(progress.step)
+            self._reporter.crash_on_purpose(progress.step)
             update = session.train_step(batches)
             # While the device is busy: the last row sent, the next batch made.
             self._channel.flush()
@@ -75,27 +57,12 @@ class Loop:
         row = _step_row(session, batches, loss, grad_norm, seconds)
         if self._validates(step):
             row["val_loss"] = session.evaluate(self._shared.validation)
-        reading = memory.read()
-        slope = session.slope.add(reading.metric(self._config.reload.metric))
-        self._channel.hold(
-            "row",
-            **row,
-            **reading.row(),
-            **{
-                "time": self._clock(),
-                "memory/slope_mb_per_step": None if slope is None else slope / MB,
-                "reload/count": progress.reloads,
-                "reload/generation": self._generation,
-            },
-        )
+        reading, slope = self._reporter.row(row, session.slope, reloads=progress.reloads)
         self._settle_reload(session, reading, seconds)
         session.step_seconds.append(seconds)
         self._clear_cache(step, reading)
-        self._warn_of_leak(slope)
-        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-            self._channel.event("nonfinite", step, loss=repr(loss), grad_norm=repr(grad_norm))
-            if self._config.train.on_nonfinite == "stop":
-                return Outcome.NONFINITE
+        if self._reporter.has_diverged(step, loss, grad_norm):
+            return Outcome.NONFINITE
         return self._save_or_leave(session, reading, slope)
 
     def _save_or_leave(
@@ -145,37 +112,16 @@ class Loop:
         )
         if reason is None or self._config.checkpoint.enabled:
             return reason
-        self._channel.event("reload_skipped", session.progress.step, reason=reason)
-        self._say_once(
-            "reloads are skipped: with checkpoint.enabled=false a reload could restore nothing"
-        )
+        why = "with checkpoint.enabled=false a reload could restore nothing"
+        self._reporter.skip_reload(session.progress.step, reason, why)
         return None
 
     def _save(self, session: Session) -> bool:
-        """Write a checkpoint; a full disk or an unwritable folder does not end the run."""
-        step, began = session.progress.step, time.perf_counter()
-        try:
-            folder = checkpoint.save(
-                self._checkpoints,
-                session.snapshot(),
-                models.adapter_config(session.model, self._config.adapter),
-                before_rename=lambda: self._channel.wait_until_written(step),
-            )
-        except BrokenPipeError:
-            raise
-        except (OSError, RuntimeError) as error:  # MLX's writer raises RuntimeError
-            self._channel.event("checkpoint", step, error=str(error))
-            self._channel.send("warning", text=f"checkpoint of step {step} failed: {error}")
-            return False
-        self._channel.event(
-            "checkpoint",
-            step,
-            seconds=time.perf_counter() - began,
-            bytes=sum(file.stat().st_size for file in folder.iterdir()),
+        return self._reporter.save(
+            session.snapshot(),
+            models.adapter_config(session.model, self._config.adapter),
             for_reload=session.progress.pending is not None,
         )
-        checkpoint.prune(self._checkpoints, self._config.checkpoint.keep, newest=step)
-        return True
 
     def _settle_reload(self, session: Session, reading: memory.Reading, seconds: float) -> None:
         """Tell what a reload did, after the first step since: before it the activations are missing
@@ -223,27 +169,9 @@ class Loop:
             mx.clear_cache()
             self._channel.event("cache_clear", step, freed_gb=reading.cache / GB)
 
-    def _warn_of_leak(self, slope: float | None) -> None:
-        limit = self._config.memory.leak_warning_mb
-        if limit and slope is not None and slope > limit * MB:
-            self._say_once(
-                f"memory grows by {slope / MB:.2f} MB a step (memory.leak_warning_mb={limit:g})"
-            )
-
-    def _say_once(self, text: str) -> None:
-        subject = text.partition(" ")[0]
-        if subject not in self._said:
-            self._said.add(subject)
-            self._channel.send("warning", text=text)
-
     def _validates(self, step: int) -> bool:
         every = self._config.train.val_interval_steps
         return every > 0 and (step % every == 0 or step == self._config.train.steps)
-
-    def _crash_on_purpose(self, step: int) -> None:
-        crash = self._config.fault.crash
-        if crash is not None and step == crash.step:
-            raise RuntimeError(f"fault.crash: step {step} was reached")
 
 
 def _step_row(

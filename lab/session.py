@@ -126,17 +126,7 @@ class Session:
         """
         config, began = shared.config, time.time()
         snapshot = checkpoint.load(folder) if folder else None
-        mx.random.seed(config.seed)
-        self.model: nn.Module = models.build_model(
-            config.model,
-            config.adapter,
-            folder=shared.folder,
-            vocab_size=shared.vocab_size,
-            dtype=getattr(mx, config.train.dtype),
-        )
-        self.optimizer: optim.Optimizer = optimizers.build_optimizer(
-            config.optimizer, steps=config.train.steps
-        )
+        self.model, self.optimizer = build(shared)
         self.optimizer.init(self.model.trainable_parameters())
         self.progress = Progress()
         if snapshot is not None:
@@ -161,16 +151,11 @@ class Session:
 
     def weights(self) -> dict[str, mx.array]:
         """The trained parameters by name."""
-        return _flat(self.model.trainable_parameters())
+        return trained_weights(self.model)
 
     def snapshot(self) -> Snapshot:
         """All that a step changes, as of now."""
-        return Snapshot(
-            step=self.progress.step,
-            weights=self.weights(),
-            optimizer=_flat(self.optimizer.state),
-            state={"rng": _rng_words(), "progress": self.progress.to_json()},
-        )
+        return snapshot_of(self.model, self.optimizer, self.progress)
 
     def _restore(self, snapshot: Snapshot) -> None:
         check_same("weights", snapshot.weights, self.weights())
@@ -187,6 +172,39 @@ class Session:
         self.progress = replace(progress, step=snapshot.step)
         mx.random.seed((high << 32) | low)
         mx.eval(self.model.parameters(), self.optimizer.state)
+
+
+def build(shared: Shared) -> tuple[nn.Module, optim.Optimizer]:
+    """The model with its adapter and the optimizer of a run that begins, whoever trains it.
+
+    Raises:
+        ConfigError: the model cannot be built.
+    """
+    config = shared.config
+    mx.random.seed(config.seed)
+    model = models.build_model(
+        config.model,
+        config.adapter,
+        folder=shared.folder,
+        vocab_size=shared.vocab_size,
+        dtype=getattr(mx, config.train.dtype),
+    )
+    return model, optimizers.build_optimizer(config.optimizer, steps=config.train.steps)
+
+
+def trained_weights(model: nn.Module) -> dict[str, mx.array]:
+    """The trained parameters by name."""
+    return _flat(model.trainable_parameters())
+
+
+def snapshot_of(model: nn.Module, optimizer: optim.Optimizer, progress: Progress) -> Snapshot:
+    """All that a step changes, as of now."""
+    return Snapshot(
+        step=progress.step,
+        weights=trained_weights(model),
+        optimizer=_flat(optimizer.state),
+        state={"rng": _rng_words(), "progress": progress.to_json()},
+    )
 
 
 def _word(value: object) -> int:

@@ -22,14 +22,15 @@ BLAS = machine.preload_blas()  # before MLX is imported: afterwards it is too la
 
 import mlx.core as mx  # noqa: E402
 
-from lab import checkpoint, memory, models  # noqa: E402
+from lab import baseline, checkpoint, memory, models  # noqa: E402
 from lab.channel import Channel, Outcome  # noqa: E402
 from lab.config import Config  # noqa: E402
 from lab.data import open_data  # noqa: E402
 from lab.data.tokenizer import load_tokenizer  # noqa: E402
 from lab.loop import Loop  # noqa: E402
+from lab.reporter import Reporter  # noqa: E402
 from lab.schema import ConfigError, from_dict  # noqa: E402
-from lab.session import Session, Shared  # noqa: E402
+from lab.session import Progress, Session, Shared  # noqa: E402
 
 
 def main() -> int:
@@ -67,53 +68,81 @@ def _arguments() -> argparse.Namespace:
 def _work(config: Config, arguments: argparse.Namespace, channel: Channel) -> Outcome:
     if BLAS is None and sys.platform == "linux" and mx.default_device().type == mx.cpu:
         channel.send("warning", text=machine.BLAS_HINT)
-    memory.set_limits(config.memory)
+    if config.trainer == "mlx_lm":
+        baseline.import_mlx_lm()
+    else:
+        memory.set_limits(config.memory)
     shared = _open_shared(config, arguments.cache)
-    checkpoints = arguments.checkpoints
     fingerprint = models.fingerprint(shared.folder) if shared.folder else None
+    reporter = Reporter(
+        config,
+        channel,
+        checkpoints=arguments.checkpoints,
+        generation=arguments.generation,
+        clock=lambda: time.monotonic() - arguments.started,
+    )
     # All is imported and opened: from here on it takes memory, which the one before must have left.
-    session = _open_session(shared, checkpoints, channel.wait_for_go(), channel)
-    parameters = sum(array.size for array in session.weights().values())
+    trainer_of = baseline.Baseline if config.trainer == "mlx_lm" else Sessions
+    trainer = trainer_of(shared, channel, reporter, channel.wait_for_go())
+    parameters = sum(array.size for array in trainer.weights().values())
+    step = trainer.progress.step
     channel.send(
         "ready",
         pid=os.getpid(),
         environment=_environment(config, shared, fingerprint),
         notes=[*shared.data.notes, f"{parameters:,} trained parameters"],
-        step=session.progress.step,
+        step=step,
     )
     if config.fault.crash is not None:
-        channel.event("fault_armed", session.progress.step, crash_step=config.fault.crash.step)
-    loop = Loop(
-        shared,
-        channel,
-        checkpoints=checkpoints,
-        generation=arguments.generation,
-        clock=lambda: time.monotonic() - arguments.started,
-    )
-    while True:
-        outcome = loop.run(session)
-        pending = session.progress.pending
-        if outcome is Outcome.RELOAD and pending and pending.method == "in_process":
-            step = session.progress.step
-            del session
+        channel.event("fault_armed", step, crash_step=config.fault.crash.step)
+    outcome = trainer.run()
+    if outcome in (Outcome.FINISHED, Outcome.STOPPED):
+        channel.send(
+            "ended",
+            weights_sha256=checkpoint.weights_sha256(trainer.weights()),
+            truncated=trainer.progress.truncated,
+            empty=trainer.progress.empty,
+        )
+    return outcome
+
+
+class Sessions:
+    """The lab's own trainer: a session, and after each reload in process another."""
+
+    def __init__(
+        self, shared: Shared, channel: Channel, reporter: Reporter, go_on_from: int
+    ) -> None:
+        self._shared, self._channel, self._reporter = shared, channel, reporter
+        self._open(go_on_from)
+
+    @property
+    def progress(self) -> Progress:
+        return self._session.progress
+
+    def weights(self) -> dict[str, mx.array]:
+        return self._session.weights()
+
+    def run(self) -> Outcome:
+        """Train until the run ends, is stopped, or another process is to go on."""
+        loop = Loop(self._shared, self._channel, self._reporter)
+        while True:
+            outcome, pending = loop.run(self._session), self.progress.pending
+            if outcome is not Outcome.RELOAD or not pending or pending.method != "in_process":
+                return outcome
+            del self._session
             memory.give_back()
-            session = _open_session(shared, checkpoints, step, channel)
-            continue
-        if outcome in (Outcome.FINISHED, Outcome.STOPPED):
-            channel.send(
-                "ended",
-                weights_sha256=checkpoint.weights_sha256(session.weights()),
-                truncated=session.progress.truncated,
-                empty=session.progress.empty,
-            )
-        return outcome
+            self._open(pending.step)
+
+    def _open(self, resume_at_most: int) -> None:
+        checkpoints = self._reporter.checkpoints
+        self._session = _open_session(self._shared, checkpoints, resume_at_most, self._channel)
 
 
 def _open_shared(config: Config, cache: Path) -> Shared:
     folder = models.folder_of(config.model)
     tokenizer = load_tokenizer(folder)
     data = open_data(config.data, config.train, config.seed, tokenizer, cache)
-    held_out = data.val
+    held_out = data.val if config.trainer == "lab" else None
     count = min(config.train.val_batches, len(held_out)) if held_out else 0
     return Shared(
         config=config,

@@ -81,6 +81,11 @@ def test_auto_is_decided_by_the_backend(backend: str, decided: tuple) -> None:
     assert found.reload.memory_threshold_gb == 64.6
 
 
+def test_mlx_lm_compiles_on_any_backend_unless_it_is_told_not_to() -> None:
+    assert config("trainer=mlx_lm", on=machine("cpu")).train.compile is True
+    assert config("trainer=mlx_lm", "train.compile=false").train.compile is False
+
+
 def test_what_the_user_says_is_not_decided_again() -> None:
     found = config("train.dtype=bfloat16", "train.compile=true", "data.pad_multiple=7")
     assert (found.train.dtype, found.train.compile, found.data.pad_multiple) == (
@@ -205,6 +210,8 @@ def test_a_damaged_model_folder(tmp_path: Path, content: str | None) -> None:
         (["optimizer=adam", "optimizer.weight_decay=0.1"], "optimizer.weight_decay does nothing"),
         (["optimizer=sgd", "optimizer.beta1=0.5"], "optimizer.beta1 does nothing"),
         (["reload.leak_threshold_mb=1", "reload.interval_steps=50"], "cannot fire: the slope"),
+        (["trainer=mlx_lm", "train.max_grad_norm=0"], "max_grad_norm does nothing with trainer="),
+        (["trainer=mlx_lm", "reload.method=process"], "reload.method does nothing with trainer="),
     ],
 )
 def test_settings_that_cannot_act_are_said(overrides: list[str], warned: str) -> None:

@@ -6,9 +6,9 @@ read and turned into tokens one batch at a time.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lab.config import Data, Train
 from lab.data import samples
@@ -17,7 +17,44 @@ from lab.data.sources import Part, Source, open_source
 from lab.data.tokenizer import SampleError, Tokenizer, load_tokenizer
 from lab.schema import ConfigError
 
-__all__ = ["Batch", "Batches", "OpenData", "load_tokenizer", "open_data"]
+__all__ = ["Batch", "Batches", "OpenData", "Samples", "load_tokenizer", "open_data"]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """One side of the split, sample by sample: as JSON objects, and as the tokens they become."""
+
+    part: Part
+    tokenizer: Tokenizer
+    mask_prompt: bool
+
+    def __len__(self) -> int:
+        return len(self.part)
+
+    def __getitem__(self, position: int) -> dict[str, Any]:
+        return self.part.lines[self.part.rows[position]]
+
+    def in_file_order(self) -> list[int]:
+        """Every position, in the order in which the samples lie in their file."""
+        offsets, rows = self.part.lines.index.offsets, self.part.rows
+        return sorted(range(len(self)), key=lambda position: offsets[rows[position]])
+
+    def tokens(self, position: int) -> Sample:
+        """The tokens of the sample at a position.
+
+        Raises:
+            ConfigError: the chat template refuses it; names its line.
+        """
+        return self.tokenise(self[position], position)
+
+    def tokenise(self, sample: dict[str, Any], position: int) -> Sample:
+        """The same, for a caller that holds the sample already."""
+        lines = self.part.lines
+        try:
+            return samples.tokenise(sample, lines.index.form, self.tokenizer, self.mask_prompt)
+        except SampleError as error:
+            where = f"line {lines.line_of(self.part.rows[position])}"
+            raise ConfigError(lines.key, str(lines.path), f"{where}: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -27,12 +64,15 @@ class OpenData:
     Attributes:
         train: micro-batches to train on, in an order drawn from the seed.
         val: micro-batches to validate on, the same for every seed; ``None`` when validation is off.
+        train_samples, val_samples: what these are made of, for a trainer that makes its own.
         fingerprint: a hash of the content of the files, whatever their place.
         notes: lines for the user.
     """
 
     train: Batches
     val: Batches | None
+    train_samples: Samples
+    val_samples: Samples
     fingerprint: str
     notes: tuple[str, ...]
 
@@ -56,25 +96,18 @@ def open_data(
         max_length=train.max_seq_length,
         pad_multiple=data.pad_multiple,
     )
-    readers = [_reader(p, tokenizer, train.mask_prompt) for p in (source.train, source.val)]
-    readers[0](0)  # a chat template that refuses such samples does so now
-    batches = Batches(source.train.sizes, readers[0], shape, seed)
-    val = Batches(source.val.sizes, readers[1], shape, None) if train.val_interval_steps else None
-    return OpenData(batches, val, source.fingerprint, _notes(train, source, tokenizer))
-
-
-def _reader(part: Part, tokenizer: Tokenizer, mask_prompt: bool) -> Callable[[int], Sample]:
-    lines, form = part.lines, part.lines.index.form
-
-    def read(position: int) -> Sample:
-        row = part.rows[position]
-        try:
-            return samples.tokenise(lines[row], form, tokenizer, mask_prompt)
-        except SampleError as error:
-            where = f"line {lines.line_of(row)}"
-            raise ConfigError(lines.key, str(lines.path), f"{where}: {error}") from error
-
-    return read
+    given = Samples(source.train, tokenizer, train.mask_prompt)
+    held_out = Samples(source.val, tokenizer, train.mask_prompt)
+    given.tokens(0)  # a chat template that refuses such samples does so now
+    val = Batches(source.val.sizes, held_out.tokens, shape, None)
+    return OpenData(
+        train=Batches(source.train.sizes, given.tokens, shape, seed),
+        val=val if train.val_interval_steps else None,
+        train_samples=given,
+        val_samples=held_out,
+        fingerprint=source.fingerprint,
+        notes=_notes(train, source, tokenizer),
+    )
 
 
 def _check_counts(data: Data, train: Train, source: Source) -> None:

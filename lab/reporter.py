@@ -1,0 +1,141 @@
+"""What is told of every step, whoever trains: its row, a leak, a skipped reload, a checkpoint."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lab import checkpoint, memory, reload
+from lab.channel import Channel
+from lab.checkpoint import Snapshot
+from lab.config import MB, Config
+from lab.slope import SlopeWindow
+
+
+class Reporter:
+    """Measures and tells, for one worker process.
+
+    Arguments:
+        checkpoints: the run's folder of checkpoints.
+        generation: worker processes of this run before this one.
+        clock: seconds since the run's start, going on over restarts.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        channel: Channel,
+        *,
+        checkpoints: Path,
+        generation: int,
+        clock: Callable[[], float],
+    ) -> None:
+        self.checkpoints = checkpoints
+        self._config, self._channel = config, channel
+        self._generation, self._clock = generation, clock
+        self._said: set[str] = set()
+
+    def row(
+        self, row: Mapping[str, Any], window: SlopeWindow, *, reloads: int
+    ) -> tuple[memory.Reading, float | None]:
+        """Read memory and send the row of a step; it is held back until the next record.
+
+        Arguments:
+            row: what the step itself has to say.
+            window: gets the reading.
+            reloads: before this step.
+
+        Returns:
+            The reading, and the slope of the chosen metric in bytes per step where it is known.
+        """
+        reading = memory.read()
+        slope = window.add(reading.metric(self._config.reload.metric))
+        self._channel.hold(
+            "row",
+            **row,
+            **reading.row(),
+            **{
+                "time": self._clock(),
+                "memory/slope_mb_per_step": None if slope is None else slope / MB,
+                "reload/count": reloads,
+                "reload/generation": self._generation,
+            },
+        )
+        self._warn_of_leak(slope)
+        return reading, slope
+
+    def has_diverged(self, step: int, loss: float, grad_norm: float | None) -> bool:
+        """Tell of a loss or gradient that is not finite; whether the run is to end for it."""
+        if all(math.isfinite(value) for value in (loss, grad_norm) if value is not None):
+            return False
+        norm = None if grad_norm is None else repr(grad_norm)
+        self._channel.event("nonfinite", step, loss=repr(loss), grad_norm=norm)
+        return self._config.train.on_nonfinite == "stop"
+
+    def skip_reload(self, step: int, reason: reload.Reason, why: str) -> None:
+        """Tell that a reload was due and cannot be done."""
+        self._channel.event("reload_skipped", step, reason=reason)
+        self.say_once(f"reloads are skipped: {why}")
+
+    def save(
+        self,
+        snapshot: Snapshot,
+        adapter_config: Mapping[str, object],
+        *,
+        for_reload: bool = False,
+        began: float | None = None,
+    ) -> bool:
+        """Write a checkpoint; a full disk or an unwritable folder does not end the run.
+
+        Arguments:
+            for_reload: its time is part of a reload's.
+            began: since when it takes time, by ``time.perf_counter``; by default from now on.
+        """
+        step, began = snapshot.step, time.perf_counter() if began is None else began
+        try:
+            folder = checkpoint.save(
+                self.checkpoints,
+                snapshot,
+                adapter_config,
+                before_rename=lambda: self._channel.wait_until_written(step),
+            )
+        except BrokenPipeError:
+            raise
+        except (OSError, RuntimeError) as error:  # MLX's writer raises RuntimeError
+            self.save_failed(step, error)
+            return False
+        self._channel.event(
+            "checkpoint",
+            step,
+            seconds=time.perf_counter() - began,
+            bytes=sum(file.stat().st_size for file in folder.iterdir()),
+            for_reload=for_reload,
+        )
+        checkpoint.prune(self.checkpoints, self._config.checkpoint.keep, newest=step)
+        return True
+
+    def save_failed(self, step: int, error: Exception) -> None:
+        self._channel.event("checkpoint", step, error=str(error))
+        self._channel.send("warning", text=f"checkpoint of step {step} failed: {error}")
+
+    def say_once(self, text: str) -> None:
+        """Warn, of each subject (the first word) once."""
+        subject = text.partition(" ")[0]
+        if subject not in self._said:
+            self._said.add(subject)
+            self._channel.send("warning", text=text)
+
+    def crash_on_purpose(self, step: int) -> None:
+        crash = self._config.fault.crash
+        if crash is not None and step == crash.step:
+            raise RuntimeError(f"fault.crash: step {step} was reached")
+
+    def _warn_of_leak(self, slope: float | None) -> None:
+        limit = self._config.memory.leak_warning_mb
+        if limit and slope is not None and slope > limit * MB:
+            self.say_once(
+                f"memory grows by {slope / MB:.2f} MB a step (memory.leak_warning_mb={limit:g})"
+            )
