@@ -14,7 +14,17 @@ from pathlib import Path
 from benchmarks.place import ROOT, Options, Place, say
 from benchmarks.report import Report
 
-QUICK = ("startup", "probe", "reload", "recovery", "bare_loop", "mlx_lm", "full_1000", "sweep")
+QUICK = (
+    "startup",
+    "probe",
+    "reload",
+    "recovery",
+    "bare_loop",
+    "mlx_lm",
+    "full_1000",
+    "sweep",
+    "compare",
+)
 SLOW = ("flat",)  # only when named, or with --all
 RESULTS = ROOT / "outputs" / "benchmarks"
 

@@ -26,6 +26,11 @@ def main() -> int:
     )
     reproduce = commands.add_parser("reproduce", help="run again from config.yaml, and compare")
     reproduce.add_argument("run_dir", type=Path)
+    compare = commands.add_parser("compare", help="runs side by side: a page, a picture, a table")
+    compare.add_argument(
+        "folders", type=Path, nargs="+", metavar="folder", help="of a run, a sweep, or many of them"
+    )
+    compare.add_argument("--csv", action="store_true", help="compare.csv, not compare.parquet")
     plot = commands.add_parser("plot", help="draw memory.png again, of a live run too")
     plot.add_argument("run_dir", type=Path)
     sync = commands.add_parser("sync", help="make W&B runs again from the files, and send them")
@@ -40,6 +45,10 @@ def main() -> int:
                 return _resume(arguments.run_dir, arguments.overrides)
             case "reproduce":
                 return _reproduce(arguments.run_dir)
+            case "compare":
+                from lab.compare.command import compare_runs
+
+                return compare_runs(arguments.folders, as_csv=arguments.csv)
             case "plot":
                 return _plot(arguments.run_dir)
             case _:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import shlex
@@ -22,6 +21,7 @@ from omegaconf import OmegaConf
 
 from lab.compose import CONF
 from lab.config import Config
+from lab.sweep.index import Index
 from tests.conftest import ROOT
 from tests.runs import config_of, jsonl
 
@@ -46,8 +46,9 @@ def commands_of(text: str) -> list[str]:
     return [shlex.join(words) for line in lines if (words := shlex.split(line, comments=True))]
 
 
+MARKS = {"model=local": pytest.mark.pretrained, "launcher=ray": pytest.mark.slow}
 COMMANDS = [
-    pytest.param(c, id=c, marks=[pytest.mark.pretrained] if "model=local" in c else [])
+    pytest.param(c, id=c, marks=[mark for word, mark in MARKS.items() if word in c])
     for c in dict.fromkeys(c for page in DOCS for c in commands_of(text_of(page)))
 ]
 
@@ -104,16 +105,34 @@ def run_train(arguments: Sequence[str], place: Path, fixture: Fixture) -> None:
         assert yaml.safe_load(call(*train, *words, cwd=place))["train"]["steps"] > 0
         return
     if _needs_network(given):
+        words = [word.partition(",")[0] for word in words if word != "-m"]
         assert config_of(*words).train.steps > 0
         assert yaml.safe_load(call(*train, *words, *PRINT_ONLY, cwd=place))["train"]["steps"] > 0
         return
     if "-m" in given:
-        words = [",".join(word.split(",")[:2]) for word in words]  # still a sweep
+        words = [shorter for word in words if (shorter := _shorter_list(word))]
     quiet = () if "tracker" in given else ("tracker=none",)
     call(*train, *words, *SHORT, *quiet, *(SMALL if "model.path" in given else ()), cwd=place)
     summaries = [json.loads(text_of(path)) for path in (place / "outputs").rglob("summary.json")]
-    jobs = math.prod(len(word.split(",")) for word in words) if "-m" in given else 1
+    jobs = _jobs_in(place) if "-m" in given else 1
     assert [(s["state"], s["steps"]) for s in summaries] == [("completed", 2)] * jobs
+
+
+def _shorter_list(word: str) -> str:
+    """Still a sweep, of two values or trials; one for a cluster runs here; empty for its queue."""
+    key, _, value = word.partition("=")
+    if key == "hydra/launcher":
+        return word.replace("slurm", "local")
+    if key == "hydra.launcher.partition":
+        return ""
+    if key == "hydra.sweeper.n_trials":
+        return f"{key}=2"
+    return word if "(" in value else ",".join(word.split(",")[:2])
+
+
+def _jobs_in(place: Path) -> int:
+    [index] = (Index.read(path.parent) for path in place.glob("outputs/sweeps/*/*/sweep.json"))
+    return len(index.jobs) or 2
 
 
 def _with_files(word: str, place: Path, fixture: Fixture) -> str:
@@ -177,12 +196,27 @@ def run_resume(arguments: Sequence[str], place: Path, fixture: Fixture) -> None:
     assert before < 40 == len(jsonl(folder / "metrics.jsonl"))
 
 
+def run_reproduce(arguments: Sequence[str], place: Path, fixture: Fixture) -> None:
+    assert arguments == ["RUN"]
+    [run] = fixture("finished").glob("outputs/runs/*/*")
+    told = call(sys.executable, "-m", "lab.cli", "reproduce", run, cwd=place)
+    assert "identical: 2 steps, loss, learning rate, tokens and weights, bit for bit" in told
+
+
 def run_plot(arguments: Sequence[str], place: Path, fixture: Fixture) -> None:
     assert arguments == ["RUN"]
     [picture] = fixture("finished").glob("outputs/runs/*/*/memory.png")
     picture.unlink()
     call(sys.executable, "-m", "lab.cli", "plot", picture.parent, cwd=place)
     assert picture.exists()
+
+
+def run_compare(arguments: Sequence[str], place: Path, fixture: Fixture) -> None:
+    assert arguments[0] in ("RUN", "SWEEP")
+    [run] = fixture("finished").glob("outputs/runs/*/*")
+    call(sys.executable, "-m", "lab.cli", "compare", run, *arguments[1:], cwd=place)
+    table = "compare.csv" if "--csv" in arguments else "compare.parquet"
+    assert all((run / name).is_file() for name in ("compare.html", "compare.png", table))
 
 
 def run_lab_sync(arguments: Sequence[str], place: Path, fixture: Fixture) -> None:
@@ -192,6 +226,17 @@ def run_lab_sync(arguments: Sequence[str], place: Path, fixture: Fixture) -> Non
     assert "wandb sync outputs/wandb/offline-run-" in told
 
 
+def run_wandb_sweep(arguments: Sequence[str], place: Path, _: Fixture) -> None:
+    [file] = arguments  # tests/test_sweepers.py runs what W&B's agent makes of it
+    assert yaml.safe_load(text_of(ROOT / file))["program"] == "train.py"
+    assert "[OPTIONS] CONFIG" in call(WANDB, "sweep", "--help", cwd=place)
+
+
+def run_wandb_agent(arguments: Sequence[str], place: Path, _: Fixture) -> None:
+    assert arguments == ["ENTITY/PROJECT/SWEEP"]
+    assert "[OPTIONS] SWEEP_ID" in call(WANDB, "agent", "--help", cwd=place)
+
+
 RUNNERS: dict[str, Callable[[Sequence[str], Path, Fixture], None]] = {
     "python train.py": run_train,
     "python -m": run_module,
@@ -199,7 +244,11 @@ RUNNERS: dict[str, Callable[[Sequence[str], Path, Fixture], None]] = {
     ".": run_activate,
     "wandb leet": run_leet,
     "wandb sync": run_sync,
+    "wandb sweep": run_wandb_sweep,
+    "wandb agent": run_wandb_agent,
     "lab resume": run_resume,
+    "lab reproduce": run_reproduce,
+    "lab compare": run_compare,
     "lab plot": run_plot,
     "lab sync": run_lab_sync,
 }

@@ -5,23 +5,27 @@ from __future__ import annotations
 import json
 import math
 import struct
+from itertools import pairwise
 
+import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lab.analysis.curves import read_curves, smoothed, thinned
+from lab.analysis.curves import Curve, read_columns, read_reloads, smoothed, thinned
 from lab.analysis.plot import plot_run
 from lab.tracking.files import RunFiles
 
-POINTS = st.lists(st.floats(-1e6, 1e6), max_size=500).map(
-    lambda values: [(float(step), value) for step, value in enumerate(values, 1)]
-)
+VALUES = st.lists(st.floats(-1e6, 1e6), max_size=500).map(lambda v: np.array(v, float))
 
 
 def make_row(step, **fields):
     row = {"step": step, "loss": 5 / step, "memory/process_gb": 0.5, "memory/active_gb": 0.1}
     return row | fields
+
+
+def points(curve):
+    return list(zip(curve.x, curve.y, strict=True))
 
 
 def size_of(png):
@@ -72,30 +76,40 @@ def test_half_a_last_line_nulls_and_other_rubbish_are_left_out(tmp_path):
     (tmp_path / "metrics.jsonl").write_text(text + '{"step": 4, "loss": 1')
     (tmp_path / "events.jsonl").write_text('{"event": "reload"}\nrubbish\n{"event": "rel')
     (tmp_path / "config.yaml").write_text("rubbish: [")
-    curves = read_curves(tmp_path)
-    assert curves["loss"] == [(1, 5.0)]
-    assert curves["memory/process_gb"] == [(1, 0.5), (3, 0.5)]
-    assert curves["val_loss"] == [(3, 2.0)]
-    assert curves.reloads == []
+    columns = read_columns(tmp_path)
+    assert points(columns.curve("loss")) == [(1, 5.0)]
+    assert points(columns.curve("memory/process_gb")) == [(1, 0.5), (3, 0.5)]
+    assert points(columns.curve("val_loss")) == [(3, 2.0)]
+    assert list(read_reloads(tmp_path)) == []
     assert size_of(plot_run(tmp_path)) == (1200, 800)
 
 
-@given(points=POINTS, bins=st.integers(1, 50))
-def test_thinned_curves_keep_their_order_and_extremes(points, bins):
-    kept = thinned(points, bins)
-    assert len(kept) <= max(2 * bins, 0)
-    assert kept == sorted(set(kept))
-    assert set(kept) <= set(points)
-    if points:
-        values, kept_values = [v for _, v in points], [v for _, v in kept]
-        assert (min(values), max(values)) == (min(kept_values), max(kept_values))
+@settings(deadline=None)
+@given(values=VALUES, bins=st.integers(1, 50))
+def test_thinned_curves_keep_each_bins_extremes_in_order(values, bins):
+    curve = Curve(np.arange(len(values)) + 1.0, values)
+    kept = thinned(curve, bins)
+    assert set(points(kept)) <= set(points(curve))
+    assert sorted(set(kept.x)) == list(kept.x)
+    if len(values) <= 2 * bins:
+        assert len(kept) == len(values)
+        return
+    for low, high in pairwise(number * len(values) // bins for number in range(bins + 1)):
+        inside = kept.y[(kept.x > low) & (kept.x <= high)]
+        assert set(inside) == {min(values[low:high]), max(values[low:high])}
+        assert len(inside) <= 2
 
 
-@given(points=POINTS)
-def test_smoothed_curves_stay_within_the_curve(points):
-    result = smoothed(points)
-    assert [step for step, _ in result] == [step for step, _ in points]
-    if points:
-        low, high = min(v for _, v in points), max(v for _, v in points)
-        assert all(low - 1e-3 <= value <= high + 1e-3 for _, value in result)
-        assert math.isclose(result[0][1], points[0][1], abs_tol=1e-6)
+@settings(deadline=None)
+@given(values=VALUES)
+def test_smoothed_curves_stay_within_the_curve(values):
+    result = smoothed(values)
+    assert len(result) == len(values)
+    if len(values):
+        assert values.min() - 1e-3 <= result.min()
+        assert result.max() <= values.max() + 1e-3
+        assert math.isclose(result[0], values[0], abs_tol=1e-6)
+
+
+def test_smoothing_is_the_mean_around_each_value():
+    assert list(smoothed(np.array([1.0, 2.0, 6.0, 4.0]))) == [1.0, 3.0, 4.0, 4.0]

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lab.analysis.curves import BINS, Curves, Points, read_curves, smoothed, thinned
+from lab.analysis.curves import BINS, Columns, Curve, read_columns, read_reloads, smoothed, thinned
+from lab.analysis.look import INK, MUTED, plain
 from lab.config import Config
 from lab.schema import ConfigError
 
@@ -19,7 +20,6 @@ LABELS = 9  # reload reasons that fit side by side
 TITLE = 80  # letters
 NEAR = 1.6  # a limit this many times above the highest memory still leaves the curves their height
 
-INK, MUTED, GRID = "#1f2933", "#7b8794", "#e4e7eb"
 COLOURS = {
     "process": "#0b7285",
     "active": "#e8590c",
@@ -42,17 +42,22 @@ def plot_run(run_dir: Path) -> Path:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    curves, config = read_curves(run_dir), _config(run_dir)
+    columns, config = read_columns(run_dir), _config(run_dir)
+    reloads = [(event["step"], str(event.get("reason"))) for event in read_reloads(run_dir)]
     figure = Figure(figsize=(8, 16 / 3), dpi=150, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(1.6, 1))
     for axes in (upper, lower):
-        _plain(axes)
-    _draw_memory(upper, curves, config)
-    _draw_loss(lower, curves)
+        plain(axes)
+    _draw_memory(upper, columns, config)
+    _mark_reloads(upper, reloads)
+    _legend(upper)
+    _draw_loss(lower, columns)
+    _upright(lower, reloads, lw=0.5, alpha=0.1)
     name = config.name if config is not None else run_dir.name
     name = name if len(name) <= TITLE else name[: TITLE - 1] + "…"
-    upper.set_title(name, loc="left", color=INK, fontsize=11, fontweight="bold", pad=20)
+    style = {"color": INK, "fontsize": 11, "fontweight": "bold", "parse_math": False}
+    upper.set_title(name, loc="left", pad=20, **style)
     figure.align_ylabels()
     path = run_dir / "memory.png"
     temporary = path.with_name("memory.tmp.png")  # nobody sees half a picture
@@ -61,7 +66,7 @@ def plot_run(run_dir: Path) -> Path:
     return path
 
 
-def _draw_memory(axes: Axes, curves: Curves, config: Config | None) -> None:
+def _draw_memory(axes: Axes, columns: Columns, config: Config | None) -> None:
     styles: dict[str, dict[str, Any]] = {
         "peak": {"lw": 0.9, "ls": (0, (4, 2)), "label": "MLX peak"},
         "cache": {"lw": 0.9, "label": "MLX cache"},
@@ -70,19 +75,17 @@ def _draw_memory(axes: Axes, curves: Curves, config: Config | None) -> None:
     }
     highest = 0.0
     for name, style in styles.items():
-        points = curves[f"memory/{name}_gb"]
-        highest = max([highest, *(value for _, value in points)])
-        style["lw"] *= 1 if len(points) < BINS else 0.6
-        _line(axes, thinned(points), color=COLOURS[name], **style)
+        curve = columns.curve(f"memory/{name}_gb")
+        highest = max(highest, curve.y.max(initial=0.0))
+        style["lw"] *= 1 if len(curve) < BINS else 0.6
+        _line(axes, thinned(curve), color=COLOURS[name], **style)
     axes.set_ylim(0, highest * 1.08 or 1)
     if config is not None:
         limits = {"budget": config.memory.budget_gb}
         if config.reload.policy in ("threshold", "interval_or_threshold"):
             limits["reload threshold"] = config.reload.memory_threshold_gb
         _draw_limits(axes, limits, highest)
-    _mark_reloads(axes, curves.reloads)
     axes.set_ylabel("memory (GB of 2³⁰ bytes)", color=INK, fontsize=9)
-    _legend(axes)
 
 
 def _draw_limits(axes: Axes, limits: Mapping[str, float], highest: float) -> None:
@@ -120,16 +123,15 @@ def _mark_reloads(axes: Axes, reloads: Sequence[tuple[int, str]]) -> None:
     axes.plot([], [], color=COLOURS["reload"], lw=0.8, label=f"reloads: {counts}")
 
 
-def _draw_loss(axes: Axes, curves: Curves) -> None:
-    loss, val = curves["loss"], curves["val_loss"]
+def _draw_loss(axes: Axes, columns: Columns) -> None:
+    loss, val = columns.curve("loss"), columns.curve("val_loss")
     _line(axes, thinned(loss), color=COLOURS["loss"], lw=0.6, alpha=0.35, label="training loss")
     if len(loss) > 2:
-        _line(axes, thinned(smoothed(loss)), color=COLOURS["loss"], lw=1.6, label="smoothed")
-    if val:
-        xs, ys = zip(*val, strict=True)
+        smooth = Curve(loss.x, smoothed(loss.y))
+        _line(axes, thinned(smooth), color=COLOURS["loss"], lw=1.6, label="smoothed")
+    if len(val):
         marks = {"marker": "o", "ms": 4, "mec": "white", "mew": 0.7, "lw": 0.8}
-        axes.plot(xs, ys, color=COLOURS["val"], label="validation loss", **marks)
-    _upright(axes, curves.reloads, lw=0.5, alpha=0.1)
+        axes.plot(val.x, val.y, color=COLOURS["val"], label="validation loss", **marks)
     axes.set_ylabel("loss (nats a token)", color=INK, fontsize=9)
     axes.set_xlabel("step", color=INK, fontsize=9)
     _legend(axes)
@@ -147,20 +149,9 @@ def _upright(axes: Axes, reloads: Sequence[tuple[int, str]], **style: Any) -> No
     axes.add_collection(collection, autolim=False)
 
 
-def _line(axes: Axes, points: Points, **style: Any) -> None:
-    if points:
-        xs, ys = zip(*points, strict=True)
-        axes.plot(xs, ys, marker="o" if len(points) == 1 else None, ms=4, **style)
-
-
-def _plain(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(GRID)
-    axes.tick_params(colors=MUTED, labelsize=8, length=0)
-    axes.grid(visible=True, axis="y", color=GRID, lw=0.7)
-    axes.set_axisbelow(True)
-    axes.margins(x=0.01)
-    axes.locator_params(axis="x", integer=True)
+def _line(axes: Axes, curve: Curve, **style: Any) -> None:
+    if len(curve):
+        axes.plot(curve.x, curve.y, marker="o" if len(curve) == 1 else None, ms=4, **style)
 
 
 def _legend(axes: Axes) -> None:

@@ -13,7 +13,7 @@ from lab.config import Config
 from lab.schema import ConfigError
 from lab.sweep.index import Index, jobs_of, state_of, summary_of
 from lab.tracking.closing import command, relative
-from lab.tracking.text import duration, number
+from lab.tracking.text import duration, number, short_names
 from lab.tracking.wandb import outputs_of
 
 FIGURES = ("loss", "peak GB", "reloads", "overhead", "tokens/s", "time")
@@ -36,7 +36,7 @@ def close_sweep(folder: Path, exit_code: int) -> int:
     begun = {job.number: (job, path) for job, path in jobs_of(folder)}
     numbers = range(len(index.jobs)) if index.jobs else sorted(begun)
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
-    for name in ("job", *_short(index.swept), "state", *FIGURES):
+    for name in ("job", *short_names(index.swept), "state", *FIGURES):
         table.add_column(name, justify="right" if name in ("job", *FIGURES) else "left")
     states = []
     for n in numbers:
@@ -56,12 +56,6 @@ def close_sweep(folder: Path, exit_code: int) -> int:
     for line in _next_lines(folder, unfinished):
         console.print(line, soft_wrap=True)
     return exit_code or int(unfinished > 0)
-
-
-def _short(keys: Sequence[str]) -> list[str]:
-    """The last part of each key, where that tells them apart."""
-    last = [key.rpartition(".")[2] for key in keys]
-    return [name if last.count(name) == 1 else key for name, key in zip(last, keys, strict=True)]
 
 
 def _values(overrides: Sequence[str]) -> dict[str, str]:

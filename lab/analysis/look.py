@@ -1,0 +1,21 @@
+"""How pictures of runs look, on the page and on paper: one ink, few lines."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+INK, MUTED, GRID = "#1f2933", "#7b8794", "#e4e7eb"
+
+
+def plain(axes: Axes) -> None:
+    """Only what is needed to read a value: no frame, no ticks, pale horizontal lines."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(GRID)
+    axes.tick_params(colors=MUTED, labelsize=8, length=0)
+    axes.grid(visible=True, axis="y", color=GRID, lw=0.7)
+    axes.set_axisbelow(True)
+    axes.margins(x=0.01)
+    axes.locator_params(axis="x", integer=True)

@@ -1,0 +1,146 @@
+"""``lab compare``: runs side by side, as a page, a picture and a table."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lab.compare.comparison import Comparison, compare, shown
+from lab.compare.page import render
+from lab.compare.paper import draw
+from lab.compare.runs import find_runs, read_run
+from lab.tracking.closing import relative
+from lab.tracking.text import number, short_names
+
+if TYPE_CHECKING:
+    from polars import DataFrame
+    from rich.table import Table
+
+TOGETHER = Path("outputs/compare")  # where runs of several folders are compared
+SETTINGS = 4  # columns of a terminal
+NOTES = 20  # lines of it
+
+
+def compare_runs(folders: Sequence[Path], *, as_csv: bool = False) -> int:
+    """Compare all runs in these folders, and say what came out.
+
+    The files lie in the folder, or where there are several in ``outputs/compare``.
+
+    Returns:
+        The exit code: 1 if a file could not be written.
+
+    Raises:
+        ConfigError: there is nothing to compare.
+    """
+    found = find_runs(folders)
+    made = datetime.now().astimezone()
+    runs = [read_run(place) for place in found.places]
+    folder, title = folders[0], folders[0].resolve().name
+    if len(folders) > 1:
+        folder, title = TOGETHER, f"{len(runs)} runs of {len(folders)} folders"
+    comparison = compare(runs, title=title, notes=found.notes)
+    _tell(comparison)
+    table = table_of(comparison)
+    writers: dict[str, Callable[[Path], Any]] = {
+        "compare.html": lambda path: path.write_text(
+            render(comparison, folder=folder, made=made), encoding="utf-8"
+        ),
+        "compare.png": lambda path: draw(comparison, path),
+    }
+    writers |= (
+        {"compare.csv": table.write_csv} if as_csv else {"compare.parquet": table.write_parquet}
+    )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, write in writers.items():
+            temporary = folder / f"{name}.tmp"  # nobody sees half a page
+            write(temporary)
+            temporary.replace(folder / name)
+    except OSError as error:
+        print(f"cannot write to {folder}: {error.strerror or error}", file=sys.stderr)
+        return 1
+    for name in writers:
+        print(f"{name.rpartition('.')[2]:<8} {relative(folder / name)}")
+    return 0
+
+
+# --- As a table ---------------------------------------------------------------------------------
+
+
+def table_of(comparison: Comparison) -> DataFrame:
+    """One row a run: what it was, what came out."""
+    import polars as pl
+
+    entries = comparison.entries
+    reasons = sorted({reason for e in entries for reason in e.run.figures.reloads})
+    columns: dict[str, Sequence[Any]] = {
+        "run": [entry.number for entry in entries],
+        "name": [entry.run.name for entry in entries],
+        "folder": [relative(entry.run.folder) for entry in entries],
+        **{key: _column([e.run.settings.get(key) for e in entries]) for key in comparison.keys},
+        "state": [entry.run.state for entry in entries],
+        **{
+            figure: [getattr(entry.run.figures, figure) for entry in entries]
+            for figure in (
+                "steps", "final_loss", "tokens_per_second", "peak_process_gb", "peak_mlx_gb",
+                "mean_process_gb", "slope_mb_per_step", "overhead_fraction", "seconds",
+            )
+        },
+        **{f"reloads/{r}": [e.run.figures.reloads.get(r, 0) for e in entries] for r in reasons},
+        "loss_curve": [entry.same for entry in entries],
+    }  # fmt: skip
+    return pl.DataFrame(columns)
+
+
+def _column(values: list[Any]) -> list[Any]:
+    """The values as they are where they are of one kind, else as text."""
+    kinds = {type(value) for value in values if value is not None}
+    if kinds <= {int, float}:
+        return [v if v is None or kinds == {int} else float(v) for v in values]
+    return values if kinds <= {bool} else [None if v is None else shown(v) for v in values]
+
+
+# --- On the console -----------------------------------------------------------------------------
+
+
+def _tell(comparison: Comparison) -> None:
+    from rich.console import Console
+    from rich.measure import Measurement
+
+    console = Console(highlight=False, markup=False, emoji=False)
+    table = _console_table(comparison)
+    needed = Measurement.get(console, console.options.update(max_width=1000), table).maximum
+    console.width = max(console.width, needed)  # a line that wraps is better than one that is cut
+    console.print(table)
+    for note in comparison.notes[:NOTES]:
+        console.print(f"note     {note}", soft_wrap=True)
+    if len(comparison.notes) > NOTES:
+        console.print(f"note     and {len(comparison.notes) - NOTES} more, see the page")
+
+
+def _console_table(comparison: Comparison) -> Table:
+    from rich.table import Table
+
+    names = short_names(comparison.keys)[:SETTINGS]
+    figures = ("steps", "loss", "peak GB", "reloads", "overhead", "tokens/s")
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    for name in ("run", *names, "state", *figures, "loss curve"):
+        table.add_column(name, justify="right" if name in ("run", *figures) else "left")
+    for entry in comparison.entries:
+        result = entry.run.figures
+        table.add_row(
+            str(entry.number),
+            *entry.values[:SETTINGS],
+            entry.run.state,
+            f"{result.steps:,}",
+            number(result.final_loss, ".4f"),
+            number(result.peak_process_gb, ".3f"),
+            str(sum(result.reloads.values())),
+            number(result.overhead_fraction, ".1%"),
+            number(result.tokens_per_second, ",.0f"),
+            entry.same or "-",
+        )
+    return table

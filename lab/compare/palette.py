@@ -1,0 +1,81 @@
+"""One colour a run, on the page and on paper alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lab.analysis.look import MUTED
+from lab.compare.comparison import Comparison
+
+FEW = ("#1864ab", "#e8590c", "#2b8a3e", "#5f3dc4", "#c92a2a", "#0b7285", "#a61e4d", "#846358")
+DASHES = ("solid", "dash", "dot", "dashdot")  # as plotly names them
+BY_RUN = "run"
+MANY = 12  # runs; more are thin lines without dashes
+
+
+@dataclass(frozen=True)
+class Palette:
+    """One colour for each run.
+
+    Attributes:
+        by: the setting that decides, or ``run``.
+        colours: by the runs' places.
+        scale: of a setting that is a number of many values, these in order with their colours.
+    """
+
+    by: str
+    colours: tuple[str, ...]
+    scale: tuple[tuple[float, str], ...] = ()
+
+
+def palettes(comparison: Comparison) -> list[Palette]:
+    """The ways to colour these runs; the first says most of their memory."""
+    keys = sorted(comparison.named_by, key=lambda key: not key.startswith(("reload.", "memory.")))
+    return [
+        *(_by_setting(comparison, key) for key in keys),
+        Palette(BY_RUN, tuple(_distinct(len(comparison.entries)))),
+    ]
+
+
+def _by_setting(comparison: Comparison, key: str) -> Palette:
+    """Numbers of three values or more get a scale, in even steps, anything else a colour each."""
+    values = [entry.run.settings.get(key) for entry in comparison.entries]
+    known = [value for value in values if value is not None]
+    numbers = sorted({float(v) for v in known if _is_number(v)})
+    if len(numbers) >= 3 and all(map(_is_number, known)):
+        scale = dict(zip(numbers, _sampled("viridis", len(numbers), 0.0, 0.88), strict=True))
+        colours = tuple(MUTED if v is None else scale[float(v)] for v in values)
+        return Palette(key, colours, tuple(scale.items()))
+    texts = [str(value) for value in values]
+    order = list(dict.fromkeys(texts))
+    by_text = dict(zip(order, _distinct(len(order)), strict=True))
+    return Palette(key, tuple(by_text[text] for text in texts))
+
+
+def _distinct(count: int) -> Sequence[str]:
+    return FEW[:count] if count <= len(FEW) else _sampled("turbo", count, 0.06, 0.94)
+
+
+def dashes(comparison: Comparison) -> list[str]:
+    """How the lines of few runs are broken: by a setting of few values, not that which colours."""
+    entries = comparison.entries
+    for key in comparison.named_by if len(entries) <= MANY else ():
+        values = [str(entry.run.settings.get(key)) for entry in entries]
+        order = list(dict.fromkeys(values))
+        if 1 < len(order) <= len(DASHES) and key != palettes(comparison)[0].by:
+            return [DASHES[order.index(value)] for value in values]
+    return [DASHES[0]] * len(entries)
+
+
+def _sampled(name: str, count: int, low: float, high: float) -> Sequence[str]:
+    """Colours of one of matplotlib's maps, evenly from one end to the other."""
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+
+    step = (high - low) / max(1, count - 1)
+    return [to_hex(colormaps[name](low + i * step)) for i in range(count)]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

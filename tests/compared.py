@@ -1,0 +1,89 @@
+"""Runs to compare: their files, written by what writes a run's, without the training."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lab.analysis.summary import summarise
+from lab.schema import to_dict
+from lab.sweep.index import VERSION, Index, Job
+from lab.tracking.files import RunFiles
+from tests.runs import config_of
+
+
+@cache
+def plain_config() -> str:
+    return json.dumps(to_dict(config_of("train.steps=40")))
+
+
+def write_config(folder: Path, changed: Mapping[str, Any]) -> None:
+    """A whole config in which the settings of ``changed``, by dotted key, are others."""
+    values = json.loads(plain_config())
+    for key, value in changed.items():
+        *groups, name = key.split(".")
+        inner = values
+        for group in groups:
+            inner = inner[group]
+        inner[name] = value
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+
+
+def write_rows(folder: Path, steps: int, *, every: int = 0, shift: float = 0.0) -> None:
+    """Rows that leak, and a reload every so many steps.
+
+    Arguments:
+        shift: added to each loss.
+    """
+    files = RunFiles(folder)
+    files.event({"event": "run_started", "step": 0, "time": 0.0})
+    for step in range(1, steps + 1):
+        since = (step - 1) % every if every else step - 1
+        memory = {f"memory/{n}_gb": (1 + since / 50) * s for n, s in SHARES.items()}
+        row = {"step": step, "time": step * 0.5, "loss": 5 / step + shift, "tokens": 100}
+        if step % 10 == 0:
+            row["val_loss"] = 4 / step
+        files.row(row | {"step_seconds": 0.4, "tokens_per_second": 250.0} | memory)
+        if every and step % every == 0 and step < steps:
+            files.event(reload_event(step))
+    files.event({"event": "run_finished", "step": steps, "time": steps * 0.5, "state": "completed"})
+    files.close()
+
+
+SHARES = {"process": 1.0, "active": 0.5, "cache": 0.2, "peak": 0.8}
+
+
+def reload_event(step: int, reason: str = "interval") -> dict[str, Any]:
+    seconds = {"save": 0.02, "drop": 0.03, "load": 0.04, "first_step": 0.01}
+    event = {"event": "reload", "step": step, "time": step * 0.5, "reason": reason}
+    return event | {"method": "process", "freed_gb": 0.25, "seconds": seconds}
+
+
+def write_run(folder: Path, changed: Mapping[str, Any], *, steps: int = 40, **rows: Any) -> Path:
+    """A run that has completed."""
+    write_config(folder, changed)
+    write_rows(folder, steps, **rows)
+    summary = {"version": 1, "state": "completed", **summarise(folder)}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    return folder
+
+
+def write_sweep(folder: Path, intervals: tuple[int, ...] = (0, 5, 10), steps: int = 40) -> Path:
+    """A sweep of reload intervals whose jobs are done."""
+    jobs = tuple((f"reload.interval_steps={every}",) for every in intervals)
+    index = Index(
+        version=VERSION, overrides=(), resumable=False, swept=("reload.interval_steps",),
+        jobs=jobs, side_by_side=1, host="here",
+    )  # fmt: skip
+    index.write(folder)
+    for number, every in enumerate(intervals):
+        run = folder / str(number)
+        write_run(run, {"reload.interval_steps": every}, steps=steps, every=every)
+        Job(number=number, overrides=jobs[number], exit_code=0).write(run)
+    return folder
