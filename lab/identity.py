@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import uuid
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from lab.tracking.rows import read_jsonl
 # A difference in these changes what is learned; in the others only the bits, perhaps.
 DECISIVE = {"data_fingerprint": "data", "model_fingerprint": "model.path"}
 TOLD = ("python", "mlx", "mlx_lm", "device", "device_name", "blas", "threads")
+RUN_ID = "[0-9a-z]{1,32}"
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Origin:
 
     @classmethod
     def new(cls, config: Path, group: str | None) -> Self:
-        return cls(uuid.uuid4().hex[:12], group, _digest(config))
+        return cls(_run_id(os.environ), group, _digest(config))
 
     @classmethod
     def of(cls, run_dir: Path) -> Self:
@@ -48,7 +50,7 @@ class Origin:
         if first is None:  # it was cut off before it began
             return cls.new(config, None)
         run_id, group, digest = (first.get(k) for k in ("run_id", "group", "config_sha256"))
-        if not isinstance(run_id, str) or not re.fullmatch("[0-9a-z]{1,32}", run_id):
+        if not isinstance(run_id, str) or not re.fullmatch(RUN_ID, run_id):
             raise ConfigError("run", run_dir, "events.jsonl does not begin as a run's does")
         if not isinstance(digest, str) or digest != _digest(config):
             raise ConfigError(
@@ -58,6 +60,14 @@ class Origin:
 
     def event(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def _run_id(environ: Mapping[str, str]) -> str:
+    """A new run's: the one that W&B's agent has given it already, where one has started it."""
+    given = environ.get("WANDB_RUN_ID", "")
+    if environ.get("WANDB_SWEEP_ID") and re.fullmatch(RUN_ID, given):
+        return given
+    return uuid.uuid4().hex[:12]
 
 
 def _digest(path: Path) -> str:

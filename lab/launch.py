@@ -36,7 +36,7 @@ class Here:
     """What this process has done of the command that it was given.
 
     Attributes:
-        exit_code: that of the one run there was.
+        exit_code: that of the one run there was, or of a sweep that was told to end.
         sweep: the folder of the sweep that it leads, and its hold on it.
         resuming: the sweep was begun by an earlier command.
     """
@@ -69,7 +69,7 @@ class CheckFirst(Callback):
 def _or_exit(check: Callable[[DictConfig], None], config: DictConfig) -> None:
     try:
         check(config)
-    except REFUSALS as error:
+    except Exception as error:  # noqa: BLE001 - of an ordinary one Hydra would warn, and go on
         code, line = explain(error, plain_overrides(config.hydra.overrides.task))
         print(line, file=sys.stderr)
         raise SystemExit(code) from None
@@ -92,10 +92,11 @@ def _begin_sweep(config: DictConfig) -> None:
     from lab.supervisor import environment_with_lab
     from lab.sweep import plan
     from lab.sweep.lead import Lead
+    from lab.sweep.local_ray import start_ray
 
     folder = Path(config.hydra.sweep.dir)
     plan.prefer_command_line(config)
-    plan.settle_sampler(config)
+    plan.settle_plugins(config)
     index = plan.index_of(config)
     if _here.resuming:
         plan.check_same(folder, index)
@@ -109,6 +110,7 @@ def _begin_sweep(config: DictConfig) -> None:
             raise ConfigError("hydra.sweep.dir", folder, f"{error.strerror}") from error
     _here.sweep, _here.lead = folder, Lead(folder)
     os.environ.update(environment_with_lab())  # a launcher's own processes look for it there
+    start_ray(config)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _leave)
 
@@ -131,8 +133,9 @@ def _leave(number: int, _: object) -> NoReturn:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     assert _here.lead is not None
+    _here.exit_code = 130 if number == signal.SIGINT else 143  # Ray changes what is raised
     _here.lead.give_up()
-    raise SystemExit(130 if number == signal.SIGINT else 143)
+    raise SystemExit(_here.exit_code)
 
 
 # --- The command --------------------------------------------------------------------------------
@@ -231,8 +234,11 @@ def app() -> int:
             raise
         code, line = explain(error, sys.argv[1:])
         print(line, file=sys.stderr)
-    if _here.sweep is not None:
+    if _here.sweep is not None and _here.lead is not None:
+        from lab.sweep.local_ray import stop_ray
         from lab.sweep.report import close_sweep
 
-        code = close_sweep(_here.sweep, code)
+        _here.lead.give_up()  # where a launcher broke, some jobs still run
+        stop_ray()
+        code = close_sweep(_here.sweep, _here.exit_code or code)
     return code

@@ -20,6 +20,15 @@ class SweepError(ValueError):
     """One job of a sweep is impossible; the text says which and why."""
 
 
+# Hydra's plugins that users install as they need them, and the extras of ours that hold them.
+EXTRAS = {
+    "hydra/launcher=joblib": "joblib",
+    "hydra/launcher=submitit_local": "submitit",
+    "hydra/launcher=submitit_slurm": "submitit",
+    "hydra/launcher=ray": "ray",
+    "hydra/sweeper=optuna": "optuna",
+}
+
 # What a user's input can cause; anything else is a fault of this program.
 REFUSALS = (ConfigError, SweepError, ProbeError, HydraException, OmegaConfBaseException)
 
@@ -34,7 +43,8 @@ def explain(error: BaseException, overrides: Sequence[str]) -> tuple[int, str]:
     if isinstance(error, ConfigError | SweepError):
         return 2, str(error)
     if not isinstance(error, HydraException | OmegaConfBaseException):
-        return 1, f"error: {type(error).__name__}: {error}"
+        head = str(error).partition("\n---")[0]  # what a launcher tells of a job has a log below it
+        return 1, f"error: {type(error).__name__}: {' '.join(head.split())}"
     texts = [str(error)]
     if error.__cause__ is not None and str(error.__cause__) not in texts[0]:
         texts.append(str(error.__cause__))
@@ -49,8 +59,10 @@ def _unknown_option(text: str) -> str | None:
     if match is None:
         return None
     group, options = match[2], match[3].split()
-    option = match[1].removeprefix(f"{group}/")
-    return f"{group}={option}: must be one of {', '.join(options)}"
+    choice = f"{group}={match[1].removeprefix(f'{group}/')}"
+    if extra := EXTRAS.get(choice):
+        return f"{choice}: is not installed: pip install 'mlx-memory-lab[{extra}]'"
+    return f"{choice}: must be one of {', '.join(options)}"
 
 
 def _one_line(text: str, given: Mapping[str, str]) -> str:

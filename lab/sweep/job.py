@@ -25,9 +25,9 @@ from lab.machine import Machine, know_machine, probe_machine
 from lab.schema import ConfigError, from_dict, to_dict
 from lab.supervisor import environment_with_lab
 from lab.sweep.index import Index, this_host
-from lab.sweep.lead import is_led
+from lab.sweep.lead import hold, is_led
 
-LOOK_SECONDS = 1.0
+LOOK_SECONDS = 0.2
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 log = logging.getLogger("lab")
@@ -113,6 +113,7 @@ def carry_out(order: Order, *, prefix: str = "") -> tuple[int, int | None]:
 def main() -> int:
     order = Order(**json.loads(sys.stdin.readline()))
     folder, sweep = Path(order.folder), Path(order.sweep)
+    hold(folder)
     know_machine(Machine(**order.machine))
     logging.basicConfig(
         level=logging.INFO,

@@ -2,18 +2,39 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_type_hints
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
+from hydra.core.override_parser.types import Glob, Override
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lab.compose import override_key, plain_overrides
+from lab.config import Config
 from lab.schema import ConfigError
 from lab.sweep.index import RESUMED_SETTINGS, VERSION, Index, this_host
+
+TRIALS_AT_ONCE = 2  # where the launcher would start any number of jobs
+
+# What is better here than what a plugin ships: by its class, a key's shipped value and ours.
+SETTLED: dict[str, dict[str, tuple[object, object]]] = {
+    "JoblibLauncher": {"n_jobs": (-1, 2)},  # not one a core: each has its part of the memory only
+    "RayLauncher": {
+        "ray.init.num_cpus": (None, 2),
+        "ray.init.include_dashboard": (None, False),
+        "ray.init.object_store_memory": (None, 75 * 2**20),  # the least there can be
+    },
+    "LocalLauncher": {"timeout_min": (60, 7 * 24 * 60)},  # after it the job is killed
+    "SlurmLauncher": {"max_num_timeout": (0, 10)},  # a job whose time is up goes on where it was
+    # With a seed an interrupted sweep asks for the same trials again.
+    "OptunaSweeper": {"sampler.seed": (None, 0), "max_failure_rate": (0.0, 1.0)},
+}
 
 
 def prefer_command_line(config: DictConfig) -> None:
@@ -28,23 +49,30 @@ def prefer_command_line(config: DictConfig) -> None:
             del config.hydra.sweeper.params[key]
 
 
-def settle_sampler(config: DictConfig) -> None:
-    """What a sweeper that chooses values needs here, unless the user said otherwise.
+def settle_plugins(config: DictConfig) -> None:
+    """Give the launcher and the sweeper what they need here, where the user set nothing else."""
+    has_cluster = OmegaConf.select(config, "hydra.launcher.ray.init.address") is not None
+    for kind in ("launcher", "sweeper"):
+        name = config.hydra[kind]._target_.rpartition(".")[2]
+        for key, values in SETTLED.get(name, {}).items():
+            if not has_cluster or kind == "sweeper":
+                _settle(config, f"hydra.{kind}.{key}", *values)
+    if not sweeps_a_grid(config):
+        # Each trial is chosen knowing all that ended before it.
+        _settle(config, "hydra.sweeper.n_jobs", 2, _at_once(config) or TRIALS_AT_ONCE)
+        if (_number(config, "hydra.sweeper.n_jobs") or 1) < 1:
+            raise ConfigError("hydra.sweeper.n_jobs", config.hydra.sweeper.n_jobs, "at least 1")
 
-    A seed, so that an interrupted sweep asks for the same trials again; trials one at a time where
-    the launcher runs one at a time, so that each is chosen knowing all before it; and a trial that
-    fails is the sampler's business, not the end of the sweep.
-    """
-    if sweeps_a_grid(config):
-        return
-    sweeper = config.hydra.sweeper
+
+def _settle(config: DictConfig, key: str, shipped: object, ours: object) -> None:
+    """Set a plugin's key, unless the command line or a config file set it already."""
+    parent, _, name = key.rpartition(".")
+    node = OmegaConf.select(config, parent)
     given = {override_key(o) for o in plain_overrides(config.hydra.overrides.hydra)}
-    basic = config.hydra.launcher._target_.endswith("BasicLauncher")
-    settled = {"sampler.seed": 0, "max_failure_rate": 1.0} | ({"n_jobs": 1} if basic else {})
-    for key, value in settled.items():
-        known = OmegaConf.select(sweeper, key, throw_on_missing=False, default=MISSING) != MISSING
-        if known and f"hydra.sweeper.{key}" not in given:
-            OmegaConf.update(sweeper, key, value)
+    known = name in node or OmegaConf.get_type(node) is dict  # one that takes any key
+    if known and key not in given and OmegaConf.select(config, key) == shipped:
+        with open_dict(config):
+            OmegaConf.update(config, key, ours)
 
 
 def index_of(config: DictConfig) -> Index:
@@ -76,11 +104,28 @@ def check_same(folder: Path, index: Index) -> None:
 
 
 def jobs(config: DictConfig) -> list[list[str]]:
-    """The overrides of each job; of a sweeper that chooses them, one job of first values."""
+    """The overrides of each job; of a sweeper that chooses them, jobs at the bounds it has.
+
+    Raises:
+        ConfigError: the bounds of one are impossible.
+    """
     parsed = _parse(_all_overrides(config))
     if sweeps_a_grid(config):
+        for override in filter(Override.is_interval_sweep, parsed):
+            raise ConfigError(
+                override.get_key_element(),
+                override.get_value_string(),
+                "is for hydra/sweeper=optuna; without it list the values, or use range()",
+            )
         return [job for batch in BasicSweeper.split_arguments(parsed, None) for job in batch]
-    return [[_first_value(override) for override in parsed]]
+    bounds = [_bounds(override) for override in parsed]
+    first = [values[0] for values in bounds]
+    others = [
+        [*first[:at], value, *first[at + 1 :]]
+        for at, values in enumerate(bounds)
+        for value in values[1:]
+    ]
+    return [first, *others]
 
 
 def sweeps_a_grid(config: DictConfig) -> bool:
@@ -94,26 +139,42 @@ def swept_keys(config: DictConfig) -> list[str]:
 
 
 def side_by_side(config: DictConfig, jobs: int) -> int:
-    """How many jobs the launcher runs at a time on this machine, which they share.
+    """How many jobs share this machine at a time.
 
     Arguments:
         jobs: how many there are to launch.
     """
     if not sweeps_a_grid(config):
-        jobs = int(OmegaConf.select(config, "hydra.sweeper.n_jobs") or 1)
-    launcher, cores = config.hydra.launcher, os.cpu_count() or 1
-    match launcher._target_.rpartition(".")[2]:
-        case "JoblibLauncher":
-            workers = int(launcher.n_jobs)
-            at_once = workers if workers > 0 else max(1, cores + 1 + workers)
-        case "RayLauncher":
-            cpus = OmegaConf.select(launcher, "ray.init.num_cpus") or cores
-            at_once = int(cpus // (OmegaConf.select(launcher, "ray.remote.num_cpus") or 1))
-        case "LocalLauncher":
-            at_once = jobs  # submitit's local executor starts all of them
-        case _:
-            at_once = 1  # one after another, or each on a machine of its own
+        jobs = int(_number(config, "hydra.sweeper.n_jobs") or 1)
+    if config.hydra.launcher._target_.endswith("SlurmLauncher"):
+        return 1  # each has a machine, or its share of one, by SLURM
+    gpus = _number(config, "hydra.launcher.ray.remote.num_gpus")
+    at_once = int(1 / gpus) if gpus else _at_once(config) or jobs
     return max(1, min(at_once, jobs))
+
+
+def _at_once(config: DictConfig) -> int | None:
+    """How many jobs the launcher runs at a time; None where it starts all that it gets."""
+    match config.hydra.launcher._target_.rpartition(".")[2]:
+        case "JoblibLauncher":
+            from joblib import effective_n_jobs
+
+            return effective_n_jobs(int(_number(config, "hydra.launcher.n_jobs") or 1))
+        case "RayLauncher":
+            cpus = _number(config, "hydra.launcher.ray.init.num_cpus") or os.cpu_count() or 1
+            return max(1, int(cpus / (_number(config, "hydra.launcher.ray.remote.num_cpus") or 1)))
+        case "LocalLauncher" | "SlurmLauncher":
+            return None
+        case _:
+            return 1
+
+
+def _number(config: DictConfig, key: str) -> float | None:
+    """A plugin's setting that counts something; None where it is not set."""
+    value = OmegaConf.select(config, key)
+    if value is None or (isinstance(value, int | float) and value and abs(value) < math.inf):
+        return value
+    raise ConfigError(key, value, "must be a number, and not 0")
 
 
 def _all_overrides(config: DictConfig) -> list[str]:
@@ -122,14 +183,39 @@ def _all_overrides(config: DictConfig) -> list[str]:
     return [*lines, *plain_overrides(config.hydra.overrides.task)]
 
 
-def _parse(overrides: Sequence[str]) -> list[Any]:
-    return OverridesParser.create().parse_overrides(list(overrides))
+def _parse(overrides: Sequence[str]) -> list[Override]:
+    loader = GlobalHydra.instance().config_loader()  # for glob(*) over the options of a group
+    return OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
 
 
-def _first_value(override: Any) -> str:
-    key = override.get_key_element()
+def _bounds(override: Override) -> list[str]:
+    """An override with each value that a sampler may choose, or with the ends of its range.
+
+    Raises:
+        ConfigError: no value lies between them, or none that the key takes.
+    """
+    key, value = override.get_key_element(), cast("Any", override.value())
     if not override.is_sweep_override():
-        return f"{key}={override.get_value_element_as_str()}"
-    if override.is_discrete_sweep():
-        return f"{key}={next(iter(override.sweep_string_iterator()))}"
-    return f"{key}={override.value().start}"
+        return [f"{key}={override.get_value_element_as_str()}"]
+    if isinstance(value, Glob):
+        raise ConfigError(key, override.get_value_string(), "must list its values: choice(...)")
+    if override.is_choice_sweep():
+        return [f"{key}={choice}" for choice in override.sweep_string_iterator()]
+    is_range = override.is_range_sweep()
+    low, high = value.start, value.stop if is_range else value.end
+    said = override.get_value_string()
+    if low > high or (is_range and value.step <= 0):
+        raise ConfigError(key, said, "must go up, from the smaller number to the larger")
+    if "log" in value.tags and low <= 0:
+        raise ConfigError(key, said, "must begin above 0, to be searched by its logarithm")
+    if isinstance(low, float) and _is_whole(override.key_or_group):
+        raise ConfigError(key, said, f"must be whole numbers: {key}=int({said})")
+    return [f"{key}={low}", f"{key}={high}"]
+
+
+def _is_whole(key: str) -> bool:
+    """Whether a key of a run's config takes whole numbers only."""
+    hint: Any = Config
+    for name in key.split("."):
+        hint = get_type_hints(hint).get(name) if is_dataclass(hint) else None
+    return hint is int

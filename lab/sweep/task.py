@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 from pathlib import Path
 
@@ -16,8 +17,12 @@ from lab.schema import ConfigError
 from lab.sweep.index import Index, Job, jobs_of, summary_of, this_host
 from lab.sweep.job import Order, carry_out
 from lab.sweep.lead import is_led
+from lab.tracking.rows import read_jsonl
 
 log = logging.getLogger("lab")
+
+PARENT = os.getppid()
+CUT_OFF = (None, 130, 143)  # exit codes of a job that was told to end before its time
 
 
 def run_job(
@@ -41,6 +46,9 @@ def run_job(
     except Exception:
         log.exception("job %d failed", number)
         job.ended(1).write(folder)
+    finally:
+        if os.getppid() != PARENT and not is_led(sweep):
+            os._exit(1)  # who launched this process is dead, and joblib's would wait for minutes
     return None
 
 
@@ -57,6 +65,9 @@ def _run_job(cfg: DictConfig, job: Job, folder: Path, sweep: Path) -> float | No
     if summary_of(folder).get("state") == "completed":
         log.info("job %d is complete already", job.number)
         return _objective(folder)
+    if known is not None and not index.jobs and known.exit_code not in CUT_OFF:
+        log.error("job %d failed, and the sampler has chosen others knowing that", job.number)
+        return None
     named_by = [o for o in job.overrides if override_key(o) in index.swept] or job.overrides
     config, warnings = compose_config(
         cfg, list(job.overrides), named_by=named_by, side_by_side=index.side_by_side
@@ -98,4 +109,4 @@ def _objective(folder: Path) -> float | None:
         config = Config.load(folder / "config.yaml")
     except ConfigError:
         return None
-    return objective.value(config, summary_of(folder))
+    return objective.value(config, summary_of(folder), read_jsonl(folder / "metrics.jsonl"))

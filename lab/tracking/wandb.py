@@ -15,6 +15,7 @@ from queue import SimpleQueue
 from threading import Thread, Timer
 from typing import Any, NamedTuple
 
+from lab import objective
 from lab.config import Config
 from lab.identity import Origin
 from lab.schema import to_dict
@@ -134,11 +135,19 @@ class WandbTracker:
             # A reload is logged against its own step, which may be older than the last row's.
             run.summary.update({"step": last_step} if last_step else {})
             run.summary.update(finite(item.summary))
+            run.summary.update(self._objective(item.summary))
             run.finish(exit_code=item.exit_code)
         except BaseException:
             with suppress(Exception):
                 run.finish(exit_code=1)
             raise
+
+    def _objective(self, summary: Mapping[str, Any]) -> dict[str, float | None]:
+        """For the ``metric`` of a sweep of W&B's own; of a run that has not ended there is none."""
+        if summary.get("state") != "completed":
+            return {}
+        (metrics, _), _ = self._past
+        return {"objective": objective.value(self._config, summary, read_jsonl(metrics))}
 
     def _start(self) -> Any:
         if not os.environ.get("WANDB_DIR"):
