@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -93,7 +94,24 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place / "run"
 
 
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which one sweep of two jobs was made, with W&B's files."""
+    place = tmp_path_factory.mktemp("swept")
+    call(sys.executable, ROOT / "train.py", "-m", "seed=1,2", *SHORT, cwd=place)
+    return place
+
+
 Fixture = Callable[[str], Path]
+
+
+def run_or_sweep(word: str, fixture: Fixture) -> Path:
+    """The folder that a page calls RUN, or SWEEP, or one in it; the first part is its place."""
+    name, _, job = word.partition("/")
+    assert name in ("RUN", "SWEEP")
+    pattern = "outputs/runs/*/*" if name == "RUN" else "outputs/sweeps/*/*"
+    [folder] = fixture("finished" if name == "RUN" else "swept").glob(pattern)
+    return folder / job
 
 
 def run_train(arguments: Sequence[str], place: Path, fixture: Fixture) -> None:
@@ -112,7 +130,10 @@ def run_train(arguments: Sequence[str], place: Path, fixture: Fixture) -> None:
     if "-m" in given:
         words = [shorter for word in words if (shorter := _shorter_list(word))]
     quiet = () if "tracker" in given else ("tracker=none",)
-    call(*train, *words, *SHORT, *quiet, *(SMALL if "model.path" in given else ()), cwd=place)
+    # mlx-lm's step is compiled for a minute on a CPU that has not seen it before.
+    plain = ("train.compile=false",) if "mlx_lm" in given.get("trainer", "") else ()
+    small = SMALL if "model.path" in given else ()
+    call(*train, *words, *SHORT, *quiet, *plain, *small, cwd=place)
     summaries = [json.loads(text_of(path)) for path in (place / "outputs").rglob("summary.json")]
     jobs = _jobs_in(place) if "-m" in given else 1
     assert [(s["state"], s["steps"]) for s in summaries] == [("completed", 2)] * jobs
@@ -189,6 +210,12 @@ def run_sync(arguments: Sequence[str], place: Path, fixture: Fixture) -> None:
 
 
 def run_resume(arguments: Sequence[str], place: Path, fixture: Fixture) -> None:
+    if arguments == ["SWEEP"]:
+        sweep = run_or_sweep("SWEEP", fixture)
+        shutil.rmtree(sweep / "1")
+        call(sys.executable, "-m", "lab.cli", "resume", sweep, cwd=sweep.parents[3])
+        assert json.loads(text_of(sweep / "1" / "summary.json"))["state"] == "completed"
+        return
     assert arguments == ["RUN"]
     folder = fixture("interrupted")
     before = len(jsonl(folder / "metrics.jsonl"))
@@ -197,8 +224,8 @@ def run_resume(arguments: Sequence[str], place: Path, fixture: Fixture) -> None:
 
 
 def run_reproduce(arguments: Sequence[str], place: Path, fixture: Fixture) -> None:
-    assert arguments == ["RUN"]
-    [run] = fixture("finished").glob("outputs/runs/*/*")
+    [word] = arguments
+    run = run_or_sweep(word, fixture)
     told = call(sys.executable, "-m", "lab.cli", "reproduce", run, cwd=place)
     assert "identical: 2 steps, loss, learning rate, tokens and weights, bit for bit" in told
 
@@ -212,18 +239,17 @@ def run_plot(arguments: Sequence[str], place: Path, fixture: Fixture) -> None:
 
 
 def run_compare(arguments: Sequence[str], place: Path, fixture: Fixture) -> None:
-    assert arguments[0] in ("RUN", "SWEEP")
-    [run] = fixture("finished").glob("outputs/runs/*/*")
-    call(sys.executable, "-m", "lab.cli", "compare", run, *arguments[1:], cwd=place)
+    folder = run_or_sweep(arguments[0], fixture)
+    call(sys.executable, "-m", "lab.cli", "compare", folder, *arguments[1:], cwd=place)
     table = "compare.csv" if "--csv" in arguments else "compare.parquet"
-    assert all((run / name).is_file() for name in ("compare.html", "compare.png", table))
+    assert all((folder / name).is_file() for name in ("compare.html", "compare.png", table))
 
 
 def run_lab_sync(arguments: Sequence[str], place: Path, fixture: Fixture) -> None:
-    assert arguments == ["RUN"]
-    [run] = fixture("finished").glob("outputs/runs/*/*")
-    told = call(sys.executable, "-m", "lab.cli", "sync", run, cwd=fixture("finished"))
-    assert "wandb sync outputs/wandb/offline-run-" in told
+    [word] = arguments
+    folder = run_or_sweep(word, fixture)
+    told = call(sys.executable, "-m", "lab.cli", "sync", folder, cwd=folder.parents[3])
+    assert told.count("outputs/wandb/offline-run-") == {"RUN": 1, "SWEEP": 2}[word]
 
 
 def run_wandb_sweep(arguments: Sequence[str], place: Path, _: Fixture) -> None:
