@@ -22,6 +22,7 @@ from tests.runs import QUICK, jsonl
 from tests.test_sweep import Done, jobs_below, new_sweep, resumed, run_of, states
 
 LAUNCHERS = ("joblib", "submitit_local")
+SLOW_SUBMITIT = pytest.param("submitit_local", marks=pytest.mark.slow)
 SLOW_RAY = pytest.param("ray", marks=pytest.mark.slow)
 LONG = (*QUICK, "train.steps=100", "checkpoint.interval_steps=5", "reload=none", "seed=1,2")
 
@@ -71,18 +72,6 @@ def test_every_job_has_what_a_run_has(done: Done) -> None:
     assert "fault.crash: step 3" in (done.folder / "0" / "train.log").read_text()
 
 
-def test_what_was_harmed_is_resumed_under_the_same_launcher(done: Done) -> None:
-    """The fault is part of the run: the same job fails again, the complete one is left alone."""
-    before = (done.folder / "1" / "summary.json").stat().st_mtime_ns
-    again = resumed(done.folder.parent)
-    assert again.exit_code == 1
-    assert states(done.folder) == {0: "failed", 1: "completed"}
-    assert (done.folder / "1" / "summary.json").stat().st_mtime_ns == before
-    launcher = {"joblib": "Joblib.Parallel", "submitit_local": "Submitit 'local'"}
-    name = done.folder.parent.name.rstrip("0123456789")
-    assert launcher.get(name, "Ray Launcher") in again.said
-
-
 # --- Harmed -------------------------------------------------------------------------------------
 
 
@@ -117,13 +106,21 @@ class Begun:
     def ends(self) -> int:
         """Its exit code, once none of its processes is there any more."""
         exit_code = self.process.wait(30)
-        _, alive = psutil.wait_procs(self.below, 30)
+        below = [child for child in self.below if not _is_agent_of_ray(child)]
+        _, alive = psutil.wait_procs(below, 30)
         assert [child.cmdline() for child in alive] == []
         return exit_code
 
     @property
     def said(self) -> str:
         return (self.folder.parent / "said").read_text()
+
+
+def _is_agent_of_ray(process: psutil.Process) -> bool:
+    """Two of them, with nothing of a job's in them, see only after a minute that Ray was killed."""
+    with suppress(psutil.NoSuchProcess):
+        return any(re.match(r"ray::\w+Agent", word) for word in process.cmdline())
+    return False
 
 
 @pytest.fixture
@@ -147,7 +144,7 @@ def assert_interrupted(sweep: Path) -> None:
     assert all(2 < steps < 100 for steps in steps_of(sweep))
 
 
-@pytest.mark.parametrize("launcher", [*LAUNCHERS, SLOW_RAY])
+@pytest.mark.parametrize("launcher", ["joblib", SLOW_SUBMITIT, SLOW_RAY])
 def test_a_signal_ends_all_jobs(begin: Callable[[str], Begun], launcher: str) -> None:
     ctrl_c, terminated = (signal.SIGINT, 130), (signal.SIGTERM, 143)
     number, exit_code = ctrl_c if launcher == "joblib" else terminated
@@ -159,9 +156,7 @@ def test_a_signal_ends_all_jobs(begin: Callable[[str], Begun], launcher: str) ->
     assert "Traceback" not in sweep.said
 
 
-@pytest.mark.parametrize(
-    "launcher", ["joblib", pytest.param("submitit_local", marks=pytest.mark.slow), SLOW_RAY]
-)
+@pytest.mark.parametrize("launcher", ["joblib", SLOW_SUBMITIT, SLOW_RAY])
 def test_when_the_leader_is_killed_the_others_end_and_are_gone_on_with(
     begin: Callable[[str], Begun], launcher: str
 ) -> None:
@@ -173,6 +168,9 @@ def test_when_the_leader_is_killed_the_others_end_and_are_gone_on_with(
     assert done.exit_code == 0, done.said
     assert steps_of(sweep.folder) == [100, 100]
     assert all(run_of(sweep.folder, n).events("resumed") for n in (0, 1))
+    assert {"joblib": "Joblib.Parallel", "ray": "Ray Launcher"}.get(
+        launcher, "Submitit"
+    ) in done.said
 
 
 @pytest.mark.slow

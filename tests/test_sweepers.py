@@ -141,10 +141,6 @@ def test_a_study_survives_failed_trials_and_an_interruption(tmp_path: Path) -> N
     assert best["best_value"] == min(completed)
     config = Config.load(folder / str(completed[min(completed)]) / "config.yaml")
     assert best["best_params"]["reload.interval_steps"] == config.reload.interval_steps
-    again = resumed(tmp_path)
-    assert again.exit_code == 1
-    assert states(folder) == after
-    assert best_of(folder) == best
 
 
 def test_a_study_in_which_all_failed_is_one_line(tmp_path: Path) -> None:
