@@ -35,8 +35,8 @@ setup: $(STAMP) ## make .venv with the locked packages, if it is not there yet
 train: $(STAMP) ## train a model: make train ARGS="model=tiny reload=interval"
 	@$(BIN)/python train.py $(ARGS)
 
-test: $(STAMP) ## run the tests: make test ARGS="-m gpu -n 0"
-	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(ARGS)
+test: $(STAMP) ## run the tests: make test ARGS="-m gpu -n 0", ARGS="-m slow" for those that are left out
+	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal -m "not slow" $(ARGS)
 
 lint: $(STAMP) ## ruff check, ruff format --check, pyright
 	$(BIN)/ruff check .

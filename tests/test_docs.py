@@ -129,6 +129,7 @@ def run_train(arguments: Sequence[str], place: Path, fixture: Fixture) -> None:
         return
     if "-m" in given:
         words = [shorter for word in words if (shorter := _shorter_list(word))]
+        words += [w for w in TWO_OF.get(given.get("experiment", ""), ()) if _key(w) not in given]
     quiet = () if "tracker" in given else ("tracker=none",)
     # mlx-lm's step is compiled for a minute on a CPU that has not seen it before.
     plain = ("train.compile=false",) if "mlx_lm" in given.get("trainer", "") else ()
@@ -137,6 +138,16 @@ def run_train(arguments: Sequence[str], place: Path, fixture: Fixture) -> None:
     summaries = [json.loads(text_of(path)) for path in (place / "outputs").rglob("summary.json")]
     jobs = _jobs_in(place) if "-m" in given else 1
     assert [(s["state"], s["steps"]) for s in summaries] == [("completed", 2)] * jobs
+
+
+TWO_OF = {
+    "interval_sweep": ["reload.interval_steps=0,1"],
+    "threshold_sweep": ["reload.memory_threshold_gb=0,1"],
+}
+
+
+def _key(word: str) -> str:
+    return word.partition("=")[0]
 
 
 def _shorter_list(word: str) -> str:

@@ -24,6 +24,7 @@ from tests.test_sweep import Done, jobs_below, new_sweep, resumed, run_of, state
 LAUNCHERS = ("joblib", "submitit_local")
 SLOW_SUBMITIT = pytest.param("submitit_local", marks=pytest.mark.slow)
 SLOW_RAY = pytest.param("ray", marks=pytest.mark.slow)
+SLOW_JOBLIB = pytest.param("joblib", marks=pytest.mark.slow)
 LONG = (*QUICK, "train.steps=100", "checkpoint.interval_steps=5", "reload=none", "seed=1,2")
 
 
@@ -156,7 +157,7 @@ def test_a_signal_ends_all_jobs(begin: Callable[[str], Begun], launcher: str) ->
     assert "Traceback" not in sweep.said
 
 
-@pytest.mark.parametrize("launcher", ["joblib", SLOW_SUBMITIT, SLOW_RAY])
+@pytest.mark.parametrize("launcher", [SLOW_JOBLIB, SLOW_SUBMITIT, SLOW_RAY])
 def test_when_the_leader_is_killed_the_others_end_and_are_gone_on_with(
     begin: Callable[[str], Begun], launcher: str
 ) -> None:
@@ -186,6 +187,7 @@ def test_a_killed_job_leaves_the_one_beside_it(
     assert re.search(r"job \d was killed by SIGKILL", "".join(told))
 
 
+@pytest.mark.slow
 def test_a_job_that_slurm_would_requeue_goes_on_where_it_was(
     begin: Callable[[str], Begun],
 ) -> None:

@@ -58,7 +58,7 @@ def cut(cut_once: Run, tmp_path: Path) -> Run:
 
 
 def newest(run: Run) -> Path:
-    steps = [int(p.name.removeprefix("step_")) for p in (run.folder / "checkpoints").iterdir()]
+    steps = [int(p.name.removeprefix("step_")) for p in run.folder.glob("checkpoints/step_*")]
     return run.checkpoint(max(steps))
 
 

@@ -121,6 +121,7 @@ def best_of(folder: Path) -> dict:
     return yaml.safe_load((folder / "optimization_results.yaml").read_text())
 
 
+@pytest.mark.slow
 def test_a_study_survives_failed_trials_and_an_interruption(tmp_path: Path) -> None:
     chosen = ("fault=choice(crash,none)", "reload.interval_steps=range(40,60)")
     steps = (f"train.steps={LONG}", "checkpoint.interval_steps=5", "hydra.sweeper.n_trials=3")

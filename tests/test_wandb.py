@@ -270,17 +270,15 @@ def test_a_wandb_service_that_dies_costs_nothing(repo: Path, tmp_path: Path) -> 
     assert wandb_rows(tmp_path / "outputs") == {row["step"]: row["loss"] for row in rows}
 
 
-def test_lab_sync_makes_a_wandb_run_from_the_files(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
-    from lab import cli
+def test_lab_sync_makes_a_wandb_run_from_the_files(tmp_path: Path) -> None:
+    def sync(folder: Path) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "lab.cli", "sync", "--offline", str(folder)]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
 
-    monkeypatch.chdir(tmp_path)
     run = start(tmp_path / "outputs" / "run", "reload.interval_steps=2")  # without W&B
-    monkeypatch.setattr(sys, "argv", ["lab", "sync", "--offline", str(run.folder)])
     for _ in range(2):  # the second takes the place of the first
-        assert cli.main() == 0
-        assert "wandb sync outputs/wandb/offline-run-" in capsys.readouterr().out
+        done = sync(run.folder)
+        assert done.returncode == 0, done.stderr
+        assert "wandb sync outputs/wandb/offline-run-" in done.stdout
         assert wandb_rows(tmp_path / "outputs") == {row["step"]: row["loss"] for row in run.rows}
-    monkeypatch.setattr(sys, "argv", ["lab", "sync", str(tmp_path)])
-    assert cli.main() == 2
+    assert sync(tmp_path).returncode == 2
