@@ -28,6 +28,7 @@ SHOWN_EVENTS = {
     "resumed": "resumed",
     "worker_died": "worker died",
 }
+TOLD_ONCE = ("nonfinite", "reload_skipped")  # a run that goes on all the same may have thousands
 
 
 def open_progress(
@@ -49,7 +50,7 @@ class PlainProgress:
         self._budget_gb = config.memory.budget_gb
         self._first: tuple[int, float] | None = None
         self._twentieth = -1
-        self._told_skipped = False
+        self._told: set[str] = set()
 
     def log(self, row: Mapping[str, Any]) -> None:
         if self._first is None:
@@ -57,10 +58,10 @@ class PlainProgress:
         self._show(row)
 
     def event(self, event: Mapping[str, Any]) -> None:
-        if event.get("event") == "reload_skipped":
-            if self._told_skipped:
-                return
-            self._told_skipped = True
+        name = str(event.get("event"))
+        if name in TOLD_ONCE and name in self._told:
+            return
+        self._told.add(name)
         line = event_line(event, self._metric)
         if line:
             self._say(line)
