@@ -59,6 +59,9 @@ def main() -> int:
     except ProbeError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:  # `lab compare SWEEP | head`; what was asked for is done
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor does Python's end fail
+        return 0
 
 
 def _resume(run_dir: Path, overrides: list[str]) -> int:
