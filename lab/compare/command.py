@@ -42,7 +42,6 @@ def compare_runs(folders: Sequence[Path], *, as_csv: bool = False) -> int:
     if len(folders) > 1:
         folder, title = TOGETHER, f"{len(runs)} runs of {len(folders)} folders"
     comparison = compare(runs, title=title, notes=found.notes)
-    _tell(comparison)
     table = table_of(comparison)
     writers: dict[str, Callable[[Path], Any]] = {
         "compare.html": lambda path: path.write_text(
@@ -53,6 +52,7 @@ def compare_runs(folders: Sequence[Path], *, as_csv: bool = False) -> int:
     writers |= (
         {"compare.csv": table.write_csv} if as_csv else {"compare.parquet": table.write_parquet}
     )
+    problem = ""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, write in writers.items():
@@ -60,7 +60,10 @@ def compare_runs(folders: Sequence[Path], *, as_csv: bool = False) -> int:
             write(temporary)
             temporary.replace(folder / name)
     except OSError as error:
-        print(f"cannot write to {folder}: {error.strerror or error}", file=sys.stderr)
+        problem = f"cannot write to {folder}: {error.strerror or error}"
+    _tell(comparison)  # after the files: whoever reads it may leave early
+    if problem:
+        print(problem, file=sys.stderr)
         return 1
     for name in writers:
         print(f"{name.rpartition('.')[2]:<8} {relative(folder / name)}")
