@@ -10,7 +10,7 @@ from itertools import groupby
 
 from benchmarks.place import Options, Place, Run, say
 from benchmarks.report import Figure, Goal, Report
-from lab.slope import WARM_UP_STEPS, theil_sen
+from lab.records.slope import WARM_UP_STEPS, theil_sen
 
 GOAL = Goal(0.01)
 

@@ -71,7 +71,7 @@ def worker_parts(folder: Path) -> dict[str, float]:
 
     from lab import memory
     from lab.channel import Channel
-    from lab.slope import SlopeWindow
+    from lab.records.slope import SlopeWindow
 
     kept = mx.zeros((1 << 20,))
     mx.eval(kept)
@@ -106,9 +106,9 @@ def supervisor_parts(folder: Path) -> dict[str, float]:
     import psutil
 
     from lab.config import Config
-    from lab.identity import Origin
+    from lab.records.files import RunFiles
+    from lab.records.origin import Origin
     from lab.tracking import open_trackers
-    from lab.tracking.files import RunFiles
 
     copy = Path.cwd() / f"rows_{os.getpid()}"
     copy.mkdir()

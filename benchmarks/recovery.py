@@ -17,7 +17,7 @@ from pathlib import Path
 from benchmarks.place import Options, Place, Run, say, smollm2, undisturbed
 from benchmarks.reload import costs
 from benchmarks.report import Figure, Goal, Report
-from lab.tracking.rows import read_jsonl
+from lab.records.rows import read_jsonl
 
 ROUNDS, EVERY, STEPS = 3, 6, 600
 GOALS_MS = {"default": 300, "SmolLM2 LoRA": 1500}

@@ -26,8 +26,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lab.tracking.files import read_summary
-from lab.tracking.rows import read_jsonl
+from lab.records.files import read_summary
+from lab.records.rows import read_jsonl
 
 ROOT = Path(__file__).resolve().parent.parent
 STEPS, LONGEST_S, SITTINGS = 24, 120, 20

@@ -28,10 +28,10 @@ from lab import memory, models, reload
 from lab.channel import Channel, Outcome
 from lab.config import Config
 from lab.data import Samples
+from lab.records.slope import SlopeWindow
 from lab.reload import PolicyState
 from lab.reporter import Reporter
 from lab.session import Progress, Shared, build, snapshot_of, trained_weights
-from lab.slope import SlopeWindow
 
 POSITION = "_position"  # added to each sample, as mlx-lm itself does with "_dataset"
 MlxLmBatch = tuple[mx.array, mx.array]  # token ids (B, L); offset and length of each (B, 2)

@@ -24,8 +24,8 @@ from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from lab import modelsize
 from lab.config import TIERS, VERSION, Config
 from lab.machine import Machine, ProbeError, probe_machine
+from lab.records.slope import WARM_UP_STEPS
 from lab.schema import AUTO, ConfigError, draft, from_dict
-from lab.slope import WARM_UP_STEPS
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 NAME_LENGTH = 80

@@ -175,7 +175,7 @@ class Tracker:
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
-    """What a sweeper makes small; see :mod:`lab.objective`."""
+    """What a sweeper makes small; see :mod:`lab.records.objective`."""
 
     name: str = setting(choices=("final_loss", "overhead", "peak_memory", "throughput"))
     memory_limit_gb: float = setting(above=0, unit="GB", auto=True)

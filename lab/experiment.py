@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from lab.config import Config, dump
-from lab.identity import Origin
+from lab.records.files import MetricsLost, RunBusy, read_summary
+from lab.records.origin import Origin
 from lab.schema import ConfigError
 from lab.sitting import Result, Sitting
-from lab.tracking.files import MetricsLost, RunBusy, read_summary
 
 log = logging.getLogger("lab")
 

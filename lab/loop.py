@@ -11,9 +11,9 @@ from lab import memory, models, optimizers, reload
 from lab.channel import Channel, Outcome
 from lab.config import GB
 from lab.data import Batch
+from lab.records.slope import median
 from lab.reporter import Reporter
 from lab.session import PendingReload, Session, Shared
-from lab.slope import median
 
 
 class Loop:

@@ -12,7 +12,7 @@ from lab import checkpoint, memory, reload
 from lab.channel import Channel
 from lab.checkpoint import Snapshot
 from lab.config import MB, Config
-from lab.slope import SlopeWindow
+from lab.records.slope import SlopeWindow
 
 
 class Reporter:

@@ -21,9 +21,9 @@ from lab import checkpoint, memory, models, optimizers, repeatable, step
 from lab.checkpoint import CheckpointError, Snapshot, check_same
 from lab.config import Config
 from lab.data import Batch, OpenData
+from lab.records.slope import SlopeWindow
 from lab.reload import PolicyState
 from lab.schema import from_dict
-from lab.slope import SlopeWindow
 
 
 @dataclass(frozen=True)

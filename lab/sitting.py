@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lab.analysis.summary import VERSION, summarise
 from lab.budget import Budget
 from lab.config import Config
-from lab.identity import Origin, check_environment
+from lab.records.files import RunFiles
+from lab.records.origin import Origin, check_environment
+from lab.records.rows import metric_gb, read_jsonl
+from lab.records.summary import VERSION, summarise
 from lab.schema import ConfigError
 from lab.supervisor import Exit, Record, Signals, WorkerProcess, environment_with_lab
-from lab.tracking.files import RunFiles
-from lab.tracking.rows import metric_gb, read_jsonl
 from lab.tracking.wandb import outputs_of, wandb_folder
 
 if TYPE_CHECKING:

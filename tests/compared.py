@@ -10,10 +10,10 @@ from typing import Any
 
 import yaml
 
-from lab.analysis.summary import summarise
+from lab.records.files import RunFiles
+from lab.records.summary import summarise
 from lab.schema import to_dict
 from lab.sweep.index import VERSION, Index, Job
-from lab.tracking.files import RunFiles
 from tests.runs import config_of
 
 

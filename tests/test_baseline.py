@@ -14,9 +14,9 @@ import pytest
 
 from lab import experiment
 from lab.experiment import Result
+from lab.records.rows import METRIC_KEYS
 from lab.sitting import Sitting
 from lab.supervisor import WorkerProcess
-from lab.tracking.rows import METRIC_KEYS
 from tests.runs import QUICK, Run, start, started
 
 MLX_LM = ("trainer=mlx_lm", "train.compile=false")  # a cold compile takes a minute on a CPU

@@ -26,8 +26,8 @@ from lab.compare.page import render
 from lab.compare.palette import palettes
 from lab.compare.paper import draw, legend_of
 from lab.compare.runs import Place, find_runs, read_run
+from lab.records.files import RunFiles
 from lab.sweep.index import Job
-from lab.tracking.files import RunFiles
 from tests.compared import reload_event, write_config, write_rows, write_run, write_sweep
 from tests.runs import start
 

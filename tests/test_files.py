@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lab.tracking.files import MetricsLost, RunFiles
-from lab.tracking.rows import METRIC_KEYS, metric_gb, read_jsonl
+from lab.records.files import MetricsLost, RunFiles
+from lab.records.rows import METRIC_KEYS, metric_gb, read_jsonl
 from tests.tracked import make_row
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lab import models
-from lab.identity import check_environment
+from lab.records.origin import check_environment
 from lab.schema import ConfigError
 
 THEN = {"data_fingerprint": "a" * 64, "model_fingerprint": "b" * 64, "mlx": "0.32.4", "threads": 2}

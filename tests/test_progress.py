@@ -10,10 +10,10 @@ import sys
 import time
 from pathlib import Path
 
-from lab.identity import Origin
+from lab.records.files import RunFiles
+from lab.records.origin import Origin
 from lab.tracking import open_trackers
 from lab.tracking.closing import format_summary
-from lab.tracking.files import RunFiles
 from lab.tracking.progress import event_line, open_progress
 from tests.tracked import SUMMARY, make_config, make_reload, make_row
 
@@ -126,7 +126,7 @@ def test_last_words_of_runs_that_ended_early(tmp_path):
 
 def test_the_parent_pays_for_wandb_rich_and_matplotlib_only_when_it_uses_them():
     code = (
-        "import sys, lab.tracking.files, lab.tracking.wandb, lab.tracking.progress, "
+        "import sys, lab.records.files, lab.tracking.wandb, lab.tracking.progress, "
         "lab.tracking.closing, lab.analysis.plot; "
         "sys.exit(str([m for m in ('mlx', 'wandb', 'rich', 'matplotlib', 'hydra') "
         "if m in sys.modules]))"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab.slope import MOST_POINTS, WARM_UP_STEPS, SlopeWindow, theil_sen
+from lab.records.slope import MOST_POINTS, WARM_UP_STEPS, SlopeWindow, theil_sen
 
 memory = st.lists(st.integers(0, 2**40), min_size=2, max_size=90)
 

@@ -17,10 +17,10 @@ import pytest
 
 from lab import experiment
 from lab.experiment import Result
+from lab.records.files import RunBusy, RunFiles
 from lab.schema import ConfigError
 from lab.sitting import Sitting
 from lab.supervisor import WorkerProcess
-from lab.tracking.files import RunBusy, RunFiles
 from tests.runs import QUICK, Run, assert_ended_as, start, started
 
 STEPS = ("train.steps=20", "reload=none", "checkpoint.interval_steps=4")

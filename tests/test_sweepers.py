@@ -14,8 +14,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab import objective
 from lab.config import Config
+from lab.records import objective
 from tests.composing import ROOT
 from tests.runs import jsonl
 from tests.test_sweep import (

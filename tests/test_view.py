@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from lab.records.rows import METRIC_KEYS
 from lab.sweep.index import Index, Job
 from lab.sweep.report import view_of
-from lab.tracking.rows import METRIC_KEYS
 from lab.tracking.view import SECTIONS, make_view, swept_settings
 from tests.tracked import SUMMARY, base_config
 

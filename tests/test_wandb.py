@@ -19,10 +19,10 @@ from wandb.util import get_core_path
 from lab import experiment
 from lab.config import dump
 from lab.experiment import Result
-from lab.identity import Origin
+from lab.records.files import RunFiles
+from lab.records.origin import Origin
+from lab.records.rows import MEMORY_KEYS
 from lab.schema import to_dict
-from lab.tracking.files import RunFiles
-from lab.tracking.rows import MEMORY_KEYS
 from lab.tracking.wandb import WandbTracker
 from tests.runs import QUICK, Run, start, started
 from tests.tracked import SUMMARY, make_config, make_reload, make_row
@@ -148,7 +148,7 @@ ONLINE = """
 import sys, time
 from pathlib import Path
 from lab.config import Config
-from lab.identity import Origin
+from lab.records.origin import Origin
 from lab.tracking.wandb import WandbTracker
 folder = Path(sys.argv[1])
 tracker = WandbTracker(

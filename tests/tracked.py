@@ -10,7 +10,7 @@ from hydra import initialize_config_dir
 
 from lab.compose import CONF, compose_config, register
 from lab.config import Config
-from lab.tracking.rows import METRIC_KEYS
+from lab.records.rows import METRIC_KEYS
 
 SUMMARY = {
     "version": 1,

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lab.tracking.rows import decode, read_jsonl
+from lab.records.rows import decode, read_jsonl
 
 BINS = 600  # of two points each: about the pixels that a curve has
 

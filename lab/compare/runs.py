@@ -15,12 +15,12 @@ import numpy as np
 import polars as pl
 
 from lab.analysis.curves import KEYS, Columns, read_columns, read_reloads
-from lab.analysis.summary import figures_of
 from lab.config import Config
+from lab.records.files import RunBusy, check_idle, read_summary
+from lab.records.rows import read_jsonl
+from lab.records.summary import figures_of
 from lab.schema import ConfigError, to_dict
 from lab.sweep.index import INDEX, Index, Job, jobs_of, state_of
-from lab.tracking.files import RunBusy, check_idle, read_summary
-from lab.tracking.rows import read_jsonl
 from lab.tracking.text import clean
 
 MARKS = ("config.yaml", "metrics.jsonl")  # either makes a folder a run's

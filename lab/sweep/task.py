@@ -9,15 +9,15 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from lab import objective
 from lab.compose import compose_config, override_key
 from lab.config import Config
+from lab.records import objective
+from lab.records.rows import read_jsonl
 from lab.refusal import REFUSALS, explain
 from lab.schema import ConfigError
 from lab.sweep.index import Index, Job, jobs_of, summary_of, this_host
 from lab.sweep.job import Order, carry_out
 from lab.sweep.lead import is_led
-from lab.tracking.rows import read_jsonl
 
 log = logging.getLogger("lab")
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from lab.config import Config
 
 if TYPE_CHECKING:
-    from lab.identity import Origin
+    from lab.records.origin import Origin
 
 
 class Tracker(Protocol):

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lab.tracking.rows import read_jsonl
+from lab.records.rows import read_jsonl
 from lab.tracking.text import duration, number
 
 HEADLINES = {

@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any, TextIO
 
 from lab.config import Config
-from lab.tracking.rows import metric_gb
+from lab.records.rows import metric_gb
 from lab.tracking.text import duration, number
 
 PLAIN_LINES = 20  # of a whole run, beside its events

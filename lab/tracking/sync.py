@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from lab.config import Config
-from lab.identity import Origin
-from lab.tracking.files import check_idle, read_summary
+from lab.records.files import check_idle, read_summary
+from lab.records.origin import Origin
 from lab.tracking.wandb import WandbTracker, outputs_of, wandb_folder
 
 SECONDS = 600.0  # enough for a million rows

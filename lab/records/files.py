@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lab.records.rows import METRIC_KEYS, decode, encode, finite, read_jsonl
 from lab.schema import ConfigError
-from lab.tracking.rows import METRIC_KEYS, decode, encode, finite, read_jsonl
 
 
 class MetricsLost(RuntimeError):  # noqa: N818

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lab.slope import WARM_UP_STEPS, theil_sen
-from lab.tracking.rows import read_jsonl
+from lab.records.rows import read_jsonl
+from lab.records.slope import WARM_UP_STEPS, theil_sen
 
 VERSION = 1
 

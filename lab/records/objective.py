@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lab.config import Config
-from lab.tracking.rows import metric_gb
+from lab.records.rows import metric_gb
 
 
 def value(
