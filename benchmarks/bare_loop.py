@@ -92,7 +92,8 @@ def main(arguments: Sequence[str]) -> dict[str, Any]:
     import mlx.optimizers as optim
 
     from lab import models
-    from lab.data import load_tokenizer, open_data
+    from lab.data.dataset import open_data
+    from lab.data.tokenizer import load_tokenizer
     from lab.loss import cross_entropy
     from lab.sitting import cache_folder
 

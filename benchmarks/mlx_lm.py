@@ -81,8 +81,8 @@ def make_data(folder: Path, source: Path) -> Path:
     Sorted by tokens and cut into slices, one sample drawn from each; and the longest few of all,
     for they decide the peak of an epoch of the whole.
     """
-    from lab.data import load_tokenizer
     from lab.data.samples import tokenise
+    from lab.data.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(SMOLLM2)
     lines = source.read_text().splitlines()

@@ -27,7 +27,7 @@ import mlx.core as mx
 from lab import memory, models, reload
 from lab.channel import Channel, Outcome
 from lab.config import Config
-from lab.data import Samples
+from lab.data.dataset import Samples
 from lab.records.slope import SlopeWindow
 from lab.reload import PolicyState
 from lab.reporter import Reporter

@@ -10,7 +10,7 @@ import mlx.core as mx
 from lab import memory, models, optimizers, reload
 from lab.channel import Channel, Outcome
 from lab.config import GB
-from lab.data import Batch
+from lab.data.batches import Batch
 from lab.records.slope import median
 from lab.reporter import Reporter
 from lab.session import PendingReload, Session, Shared

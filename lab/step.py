@@ -16,7 +16,7 @@ import mlx.optimizers as optim
 from mlx.utils import tree_flatten, tree_map
 
 from lab.calls import replace_call
-from lab.data import Batch
+from lab.data.batches import Batch
 from lab.loss import cross_entropy, sliced_losses
 from lab.models import layers_of
 

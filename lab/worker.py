@@ -25,7 +25,7 @@ import mlx.core as mx  # noqa: E402
 from lab import baseline, checkpoint, memory, models  # noqa: E402
 from lab.channel import Channel, Outcome  # noqa: E402
 from lab.config import Config  # noqa: E402
-from lab.data import open_data  # noqa: E402
+from lab.data.dataset import open_data  # noqa: E402
 from lab.data.tokenizer import load_tokenizer  # noqa: E402
 from lab.loop import Loop  # noqa: E402
 from lab.reporter import Reporter  # noqa: E402

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from lab.config import Data, Train
-from lab.data import Batch, OpenData, open_data
+from lab.data.batches import Batch
+from lab.data.dataset import OpenData, open_data
 from lab.data.sources import stdlib_docs_folder
 from lab.data.tokenizer import ByteTokenizer
 from lab.schema import ConfigError
@@ -271,7 +272,7 @@ def test_hub_reads_a_dataset(tmp_path):
 
 def test_the_training_process_imports_nothing_heavy():
     code = (
-        "import sys; import lab.data; "
+        "import sys; import lab.data.dataset; "
         "print(sorted({m.split('.')[0] for m in sys.modules} & set(sys.argv[1:])))"
     )
     heavy = [

@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lab.data import Batches
-from lab.data.batches import CHUNK, Shape, collate
+from lab.data.batches import CHUNK, Batches, Shape, collate
 from lab.data.permutation import Permutation
 
 

@@ -10,15 +10,10 @@ import pytest
 from tokenizers import Tokenizer as Fast
 from tokenizers import models, pre_tokenizers
 
+from lab.data.errors import SampleError
 from lab.data.samples import tokenise
 from lab.data.template import ChatTemplate
-from lab.data.tokenizer import (
-    ByteTokenizer,
-    FolderTokenizer,
-    MlxLmTokenizer,
-    SampleError,
-    load_tokenizer,
-)
+from lab.data.tokenizer import ByteTokenizer, FolderTokenizer, MlxLmTokenizer, load_tokenizer
 from lab.schema import ConfigError
 
 TALK = [

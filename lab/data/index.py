@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from lab.data import samples
+from lab.data.errors import SampleError
 from lab.schema import ConfigError
 
 VERSION = 2
@@ -136,7 +137,7 @@ def scan(file: BinaryIO, path: Path, key: str) -> Index:
 def _checked(sample: bytes, form: str | None, path: Path, number: int, key: str) -> str:
     try:
         return samples.parse(sample, form)[1]
-    except samples.SampleError as error:
+    except SampleError as error:
         raise ConfigError(key, str(path), f"line {number} {error}") from None
 
 

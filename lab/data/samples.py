@@ -10,7 +10,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from lab.data.tokenizer import SampleError, Tokenizer
+from lab.data.errors import SampleError
+from lab.data.tokenizer import Tokenizer
 
 # In the order in which they are looked for: a line may have more keys than its format needs.
 FORMATS = {"completion": ("prompt", "completion"), "chat": ("messages",), "text": ("text",)}

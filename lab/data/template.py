@@ -14,7 +14,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
-from lab.data.tokenizer import SampleError
+from lab.data.errors import SampleError
 
 # Llama's template writes today's date into every prompt: a run replayed tomorrow would train on
 # other tokens. The day is the one that this template falls back to.

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
+from lab.data.errors import SampleError
 from lab.schema import ConfigError
 
 Messages = Sequence[dict[str, Any]]
@@ -22,10 +23,6 @@ _THINKING = (
     ("<|think:start|>", "<|think:end|>"),
     ("<|channel>", "<channel|>"),
 )
-
-
-class SampleError(ValueError):
-    """A sample that cannot be used; the message says why, or what is allowed."""
 
 
 class Tokenizer(Protocol):
