@@ -10,6 +10,7 @@ from itertools import groupby
 
 from benchmarks.place import Options, Place, Run, say
 from benchmarks.report import Figure, Goal, Report
+from lab.config.units import GB, MB
 from lab.records.slope import WARM_UP_STEPS, theil_sen
 
 GOAL = Goal(0.01)
@@ -39,7 +40,7 @@ def measure(place: Place, options: Options) -> Report:
 
 def points(run: Run) -> list[Point]:
     """Step and process memory in MB of every row."""
-    return [(row["step"], row["memory/process_gb"] * 1024) for row in run.rows]
+    return [(row["step"], row["memory/process_gb"] * GB / MB) for row in run.rows]
 
 
 def slopes(run: Run) -> list[float]:

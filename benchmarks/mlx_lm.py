@@ -23,6 +23,7 @@ from typing import Any
 from benchmarks.place import SMOLLM2, Options, Place, Run, ratios, say, smollm2, undisturbed
 from benchmarks.report import Figure, Goal, Report
 from benchmarks.turns import Started, take_turns
+from lab.config.units import GB
 
 ROUNDS, SAMPLES, LONGEST, BATCH = 2, 48, 4, 2
 STEPS = SAMPLES // BATCH  # one epoch: both sides train on the same tokens, in batches of their own
@@ -134,7 +135,7 @@ def side_of_mlx_lm(started: Started, reports: list[dict[str, Any]]) -> Side:
     return _side(
         *(tokens, [row["train_loss"] for row in rows]),
         started.intervals([row["reported_at"] for row in rows]),
-        peak_gb=max(row["peak_memory"] for row in rows) * 1e9 / 2**30,
+        peak_gb=max(row["peak_memory"] for row in rows) * 1e9 / GB,
     )
 
 

@@ -70,7 +70,7 @@ def worker_parts(folder: Path) -> dict[str, float]:
     import mlx.core as mx
 
     from lab import memory
-    from lab.channel import Channel
+    from lab.protocol import Channel
     from lab.records.slope import SlopeWindow
 
     kept = mx.zeros((1 << 20,))
@@ -105,7 +105,7 @@ def supervisor_parts(folder: Path) -> dict[str, float]:
     """Microseconds of CPU for one row: read from the pipe, filed, shown, handed to W&B."""
     import psutil
 
-    from lab.config import Config
+    from lab.config.keys import Config
     from lab.records.files import RunFiles
     from lab.records.origin import Origin
     from lab.tracking import open_trackers

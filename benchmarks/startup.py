@@ -68,7 +68,7 @@ def main(arguments: Sequence[str]) -> None:
 
     marks["import"] = time.time()
     from lab import memory, models
-    from lab.config import Config
+    from lab.config.keys import Config
     from lab.data.dataset import open_data
     from lab.data.tokenizer import load_tokenizer
     from lab.session import Session, Shared

@@ -25,9 +25,9 @@ from typing import Any
 import mlx.core as mx
 
 from lab import memory, models, reload
-from lab.channel import Channel, Outcome
-from lab.config import Config
+from lab.config.keys import Config
 from lab.data.dataset import Samples
+from lab.protocol import Channel, Outcome
 from lab.records.slope import SlopeWindow
 from lab.reload import PolicyState
 from lab.reporter import Reporter

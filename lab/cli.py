@@ -11,8 +11,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from lab.config.schema import ConfigError
 from lab.machine import ProbeError
-from lab.schema import ConfigError
 
 
 def main() -> int:

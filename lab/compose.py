@@ -1,4 +1,4 @@
-"""From what Hydra composed to one frozen :class:`lab.config.Config`; OmegaConf ends here.
+"""From what Hydra composed to one frozen :class:`lab.config.keys.Config`; OmegaConf ends here.
 
 Composed values may still say ``auto`` or nothing at all: :func:`decide` fills them from the machine
 and the profile.
@@ -22,10 +22,11 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 
 from lab import modelsize
-from lab.config import TIERS, VERSION, Config
+from lab.config.keys import TIERS, VERSION, Config
+from lab.config.schema import AUTO, ConfigError, draft, from_dict
+from lab.config.units import GB
 from lab.machine import Machine, ProbeError, probe_machine
 from lab.records.slope import WARM_UP_STEPS
-from lab.schema import AUTO, ConfigError, draft, from_dict
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 NAME_LENGTH = 80
@@ -49,7 +50,7 @@ def schema(cls: type[Any]) -> type[Any]:
     """A dataclass that OmegaConf can merge into, with the keys of a frozen config class.
 
     Frozen ones would become read-only nodes. Leaves are untyped: the strict checks of
-    :mod:`lab.config` judge them, where OmegaConf would take "7" for 7 and "yes" for true.
+    :mod:`lab.config.keys` judge them, where OmegaConf would take "7" for 7 and "yes" for true.
     """
     hints = get_type_hints(cls)
     made = make_dataclass(
@@ -333,7 +334,7 @@ def _does_not_fit(values: dict[str, Any], machine: Machine) -> ConfigError:
 
 def _check_weights(values: dict[str, Any]) -> None:
     parameters = modelsize.parameters_of(values["model"])
-    size = parameters * (4 if values["train"]["dtype"] == "float32" else 2) / 2**30
+    size = parameters * (4 if values["train"]["dtype"] == "float32" else 2) / GB
     budget = values["memory"]["budget_gb"]
     if size > budget:
         raise ConfigError(

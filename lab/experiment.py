@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lab.config import Config, dump
+from lab.config.keys import Config, dump
+from lab.config.schema import ConfigError
 from lab.records.files import MetricsLost, RunBusy, read_summary
 from lab.records.origin import Origin
-from lab.schema import ConfigError
 from lab.sitting import Result, Sitting
 
 log = logging.getLogger("lab")

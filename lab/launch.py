@@ -22,8 +22,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from lab.compose import CONF, compose_config, plain_overrides
+from lab.config.schema import ConfigError
 from lab.refusal import REFUSALS, SweepError, explain
-from lab.schema import ConfigError
 
 if TYPE_CHECKING:
     from lab.sweep.lead import Lead

@@ -8,9 +8,9 @@ from typing import Any
 import mlx.core as mx
 
 from lab import memory, models, optimizers, reload
-from lab.channel import Channel, Outcome
-from lab.config import GB
+from lab.config.units import GB
 from lab.data.batches import Batch
+from lab.protocol import Channel, Outcome
 from lab.records.slope import median
 from lab.reporter import Reporter
 from lab.session import PendingReload, Session, Shared

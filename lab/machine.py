@@ -18,7 +18,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-GB = 2**30
+from lab.config.units import GB, KB
+
 BUDGET_SHARE = 0.8  # of the memory; the rest is for the system and what MLX does not count
 NO_LIMIT = 2**60  # a cgroup without a limit says "max" or a number above this
 
@@ -145,7 +146,7 @@ def _cores() -> int:
 def parse_meminfo(text: bytes) -> dict[str, int]:
     """``/proc/meminfo`` in bytes, each value by its name."""
     pairs = (line.split(b":", 1) for line in text.splitlines() if line.endswith(b"kB"))
-    return {name.decode(): int(value[:-2]) * 1024 for name, value in pairs}
+    return {name.decode(): int(value[:-2]) * KB for name, value in pairs}
 
 
 def parse_limit(text: str) -> int | None:
@@ -355,7 +356,7 @@ def parse_available(text: bytes) -> tuple[int, int]:
 
     def value(name: bytes) -> int:
         start = text.find(name)
-        return 0 if start < 0 else int(text[start + len(name) : text.index(b"kB", start)]) * 1024
+        return 0 if start < 0 else int(text[start + len(name) : text.index(b"kB", start)]) * KB
 
     return value(b"\nMemAvailable:"), value(b"\nSwapTotal:") - value(b"\nSwapFree:")
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from lab import machine
-from lab.config import GB, Memory
+from lab.config.keys import Memory
+from lab.config.units import GB
 
 
 @dataclass(frozen=True, slots=True)

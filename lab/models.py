@@ -17,11 +17,12 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_map_with_path, tree_unflatten
 
-from lab.config import Adapter, Model, Scratch
-from lab.schema import ConfigError
+from lab.config.keys import Adapter, Model, Scratch
+from lab.config.schema import ConfigError
+from lab.config.units import MB
 
 QUANTIZED_GROUP, QUANTIZED_BITS = 64, 4
-END_BYTES = 2**20
+END_BYTES = MB
 
 
 @lru_cache

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lab.config import TIERS
-from lab.schema import ConfigError
+from lab.config.keys import TIERS
+from lab.config.schema import ConfigError
 
 # A tier begins at these parameters: models are called 7 B from 6.5 on, and so forth.
 TIER_FROM = {"compact": 0.0, "small": 6.5e9, "medium": 12e9, "large": 24e9, "xlarge": 50e9}

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import mlx.core as mx
 import mlx.optimizers as optim
 
-from lab.config import Optimizer
+from lab.config.keys import Optimizer
 
 Rate = Callable[[mx.array], mx.array] | float
 

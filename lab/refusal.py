@@ -11,9 +11,9 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from lab.compose import override_key
-from lab.config import Config
+from lab.config.keys import Config
+from lab.config.schema import ConfigError, unknown_key
 from lab.machine import ProbeError
-from lab.schema import ConfigError, unknown_key
 
 
 class SweepError(ValueError):

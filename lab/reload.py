@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from lab.config import GB, MB, Reload
+from lab.config.keys import Reload
+from lab.config.units import GB, MB
 
 Trigger = Literal["interval", "threshold", "leak"]
 Reason = Literal[Trigger, "budget"]  # the last comes from the supervisor

@@ -13,7 +13,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from lab.calls import replace_call
-from lab.schema import ConfigError
+from lab.config.schema import ConfigError
 
 
 @mx.custom_function

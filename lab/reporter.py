@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from lab import checkpoint, memory, reload
-from lab.channel import Channel
 from lab.checkpoint import Snapshot
-from lab.config import MB, Config
+from lab.config.keys import Config
+from lab.config.units import MB
+from lab.protocol import Channel
 from lab.records.slope import SlopeWindow
 
 

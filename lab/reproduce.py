@@ -14,9 +14,9 @@ from pathlib import Path
 from lab import experiment
 from lab.analysis.reproduction import Records, compare, report
 from lab.compose import run_name
-from lab.config import Config
+from lab.config.keys import Config
+from lab.config.schema import ConfigError
 from lab.machine import Machine, probe_machine
-from lab.schema import ConfigError
 from lab.sitting import LOOSE
 from lab.tracking.closing import relative
 

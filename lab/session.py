@@ -19,12 +19,12 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from lab import checkpoint, memory, models, optimizers, repeatable, step
 from lab.checkpoint import CheckpointError, Snapshot, check_same
-from lab.config import Config
+from lab.config.keys import Config
+from lab.config.schema import from_dict
 from lab.data.batches import Batch
 from lab.data.dataset import OpenData
 from lab.records.slope import SlopeWindow
 from lab.reload import PolicyState
-from lab.schema import from_dict
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lab.budget import Budget
-from lab.config import Config
+from lab.config.keys import Config
+from lab.config.schema import ConfigError
+from lab.config.units import GB
 from lab.records.files import RunFiles
 from lab.records.origin import Origin, check_environment
 from lab.records.rows import metric_gb, read_jsonl
 from lab.records.summary import VERSION, summarise
-from lab.schema import ConfigError
 from lab.supervisor import Exit, Record, Signals, WorkerProcess, environment_with_lab
 from lab.tracking.wandb import outputs_of, wandb_folder
 
@@ -391,6 +392,6 @@ def _parent_environment() -> dict[str, object]:
     )
     return {
         "hydra": version("hydra-core"),
-        "machine_memory_gb": probe_machine().memory_bytes / 2**30,
+        "machine_memory_gb": probe_machine().memory_bytes / GB,
         "git_commit": git.stdout.strip() or None,
     }

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from lab import machine
-from lab.channel import Outcome
-from lab.config import GB, Config
-from lab.schema import to_dict
+from lab.config.keys import Config
+from lab.config.schema import to_dict
+from lab.config.units import GB
+from lab.protocol import Outcome
 
 STOP_GRACE_S = 5.0
 SILENCE_S = 0.25  # between two looks at a worker that says nothing

@@ -23,13 +23,13 @@ BLAS = machine.preload_blas()  # before MLX is imported: afterwards it is too la
 import mlx.core as mx  # noqa: E402
 
 from lab import baseline, checkpoint, memory, models  # noqa: E402
-from lab.channel import Channel, Outcome  # noqa: E402
-from lab.config import Config  # noqa: E402
+from lab.config.keys import Config  # noqa: E402
+from lab.config.schema import ConfigError, from_dict  # noqa: E402
 from lab.data.dataset import open_data  # noqa: E402
 from lab.data.tokenizer import load_tokenizer  # noqa: E402
 from lab.loop import Loop  # noqa: E402
+from lab.protocol import Channel, Outcome  # noqa: E402
 from lab.reporter import Reporter  # noqa: E402
-from lab.schema import ConfigError, from_dict  # noqa: E402
 from lab.session import Progress, Session, Shared  # noqa: E402
 
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import yaml
 
+from lab.config.schema import to_dict
 from lab.records.files import RunFiles
 from lab.records.summary import summarise
-from lab.schema import to_dict
 from lab.sweep.index import VERSION, Index, Job
 from tests.runs import config_of
 

@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 
 from lab import compose as lab_compose
 from lab.compose import CONF, compose_config
-from lab.config import Config
+from lab.config.keys import Config
 from lab.machine import Machine
 from lab.refusal import explain
 

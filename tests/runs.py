@@ -12,7 +12,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 
 from lab.compose import CONF, compose_config
-from lab.config import Config
+from lab.config.keys import Config
 from lab.experiment import Result, run
 
 QUICK = ("tracker=none", "train.val_interval_steps=0", "train.steps=6", "train.batch_size=2")

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from lab.compose import CONF, run_name
-from lab.config import Config, dump
-from lab.schema import ConfigError, to_dict
+from lab.config.keys import Config, dump
+from lab.config.schema import ConfigError, to_dict
 from tests.composing import composed, config, machine, refusal
 
 pytestmark = pytest.mark.usefixtures("hydra_here")

@@ -12,8 +12,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lab.compose import CONF
-from lab.config import Config, dump
-from lab.schema import ConfigError, from_dict, to_dict
+from lab.config.keys import Config, dump
+from lab.config.schema import ConfigError, from_dict, to_dict
 from tests.composing import config, refusal
 
 pytestmark = pytest.mark.usefixtures("hydra_here")

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from lab.config import Data, Train
+from lab.config.keys import Data, Train
+from lab.config.schema import ConfigError
 from lab.data.batches import Batch
 from lab.data.dataset import OpenData, open_data
 from lab.data.sources import stdlib_docs_folder
 from lab.data.tokenizer import ByteTokenizer
-from lab.schema import ConfigError
 
 EOS = ByteTokenizer.eos_id
 

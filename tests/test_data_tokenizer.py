@@ -10,11 +10,11 @@ import pytest
 from tokenizers import Tokenizer as Fast
 from tokenizers import models, pre_tokenizers
 
+from lab.config.schema import ConfigError
 from lab.data.errors import SampleError
 from lab.data.samples import tokenise
 from lab.data.template import ChatTemplate
 from lab.data.tokenizer import ByteTokenizer, FolderTokenizer, MlxLmTokenizer, load_tokenizer
-from lab.schema import ConfigError
 
 TALK = [
     {"role": "user", "content": "What is 12 + 30?", "name": None},

@@ -21,7 +21,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from lab.compose import CONF
-from lab.config import Config
+from lab.config.keys import Config
 from lab.sweep.index import Index
 from tests.conftest import ROOT
 from tests.runs import config_of, jsonl

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lab.config import GB
+from lab.config.units import GB
 from tests.runs import start
 from tests.test_exact import METHODS, STRAIGHT, assert_same
 

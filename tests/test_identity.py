@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from lab import models
+from lab.config.schema import ConfigError
 from lab.records.origin import check_environment
-from lab.schema import ConfigError
 
 THEN = {"data_fingerprint": "a" * 64, "model_fingerprint": "b" * 64, "mlx": "0.32.4", "threads": 2}
 

@@ -73,7 +73,7 @@ def test_what_each_module_imports() -> None:
         "print(*sorted({{n.partition('.')[0] for n in sys.modules}} & {{{names}}}))"
     )
     for module, names in {
-        "lab.config": "'omegaconf', 'hydra', 'mlx', 'wandb'",
+        "lab.config.keys": "'omegaconf', 'hydra', 'mlx', 'wandb'",
         "lab.machine": "'omegaconf', 'hydra', 'mlx', 'wandb', 'yaml', 'psutil'",
         "lab.launch": "'mlx', 'wandb', 'rich', 'matplotlib', 'numpy', 'psutil'",
     }.items():

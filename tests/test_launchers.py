@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from lab.config import Config
+from lab.config.keys import Config
 from lab.machine import probe_machine
 from lab.sweep.index import Index, Job
 from tests.composing import ROOT

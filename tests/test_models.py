@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lab.schema import ConfigError
+from lab.config.schema import ConfigError
 from tests.runs import Run, config_of, start
 from tests.test_exact import METHODS, STRAIGHT, assert_same
 

@@ -7,7 +7,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from lab.schema import ConfigError
+from lab.config.schema import ConfigError
 from lab.sweep import plan
 
 pytestmark = pytest.mark.usefixtures("hydra_here")

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab.config import GB, MB, Reload
+from lab.config.keys import Reload
+from lab.config.units import GB, MB
 from lab.reload import PolicyState, Triggers, decide, judge, triggers
 
 BASE = {

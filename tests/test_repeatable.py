@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lab.config.schema import ConfigError
 from lab.repeatable import lookup, make_embeddings_repeatable
-from lab.schema import ConfigError
 
 
 @settings(deadline=None)

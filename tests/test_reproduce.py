@@ -18,9 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lab.analysis.reproduction import COMPARED, Records, compare, report
-from lab.config import dump
+from lab.config.keys import dump
+from lab.config.schema import ConfigError
 from lab.reproduce import fit, reproduce
-from lab.schema import ConfigError
 from tests.composing import machine
 from tests.conftest import ROOT
 from tests.runs import Run, config_of, start

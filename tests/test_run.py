@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lab import experiment
-from lab.config import Config
+from lab.config.keys import Config
 from lab.sitting import Sitting
 from lab.supervisor import WorkerProcess
 from tests.runs import QUICK, Run, start

@@ -16,9 +16,9 @@ import psutil
 import pytest
 
 from lab import experiment
+from lab.config.schema import ConfigError
 from lab.experiment import Result
 from lab.records.files import RunBusy, RunFiles
-from lab.schema import ConfigError
 from lab.sitting import Sitting
 from lab.supervisor import WorkerProcess
 from tests.runs import QUICK, Run, assert_ended_as, start, started

@@ -17,8 +17,8 @@ import psutil
 import pytest
 
 from lab.cli import main as lab
-from lab.config import Config
-from lab.schema import ConfigError
+from lab.config.keys import Config
+from lab.config.schema import ConfigError
 from lab.sweep.index import Index, Job, jobs_of, state_of
 from lab.sweep.lead import Lead, is_led
 from tests.composing import ROOT

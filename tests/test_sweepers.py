@@ -14,7 +14,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab.config import Config
+from lab.config.keys import Config
 from lab.records import objective
 from tests.composing import ROOT
 from tests.runs import jsonl

@@ -59,7 +59,7 @@ def test_its_columns_are_in_the_summary(spec: dict) -> None:
 def test_a_view_that_cannot_be_saved_costs_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lab.config import dump
+    from lab.config.keys import dump
 
     monkeypatch.setenv("WANDB_BASE_URL", "no address")
     monkeypatch.setenv("WANDB_API_KEY", "a" * 40)

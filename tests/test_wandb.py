@@ -17,12 +17,12 @@ import pytest
 from wandb.util import get_core_path
 
 from lab import experiment
-from lab.config import dump
+from lab.config.keys import dump
+from lab.config.schema import to_dict
 from lab.experiment import Result
 from lab.records.files import RunFiles
 from lab.records.origin import Origin
 from lab.records.rows import MEMORY_KEYS
-from lab.schema import to_dict
 from lab.tracking.wandb import WandbTracker
 from tests.runs import QUICK, Run, start, started
 from tests.tracked import SUMMARY, make_config, make_reload, make_row
@@ -147,7 +147,7 @@ def test_wandb_whose_folder_cannot_be_made_is_told_and_stops_nothing(tmp_path, c
 ONLINE = """
 import sys, time
 from pathlib import Path
-from lab.config import Config
+from lab.config.keys import Config
 from lab.records.origin import Origin
 from lab.tracking.wandb import WandbTracker
 folder = Path(sys.argv[1])

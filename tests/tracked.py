@@ -9,7 +9,7 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 
 from lab.compose import CONF, compose_config, register
-from lab.config import Config
+from lab.config.keys import Config
 from lab.records.rows import METRIC_KEYS
 
 SUMMARY = {

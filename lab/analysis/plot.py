@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from lab.analysis.curves import BINS, Columns, Curve, read_columns, read_reloads, smoothed, thinned
 from lab.analysis.look import INK, MUTED, plain
-from lab.config import Config
-from lab.schema import ConfigError
+from lab.config.keys import Config
+from lab.config.schema import ConfigError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

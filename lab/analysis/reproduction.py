@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from lab.config.schema import ConfigError
 from lab.records.files import read_summary
 from lab.records.rows import read_jsonl
 from lab.records.summary import summarise
-from lab.schema import ConfigError
 from lab.tracking.text import number
 
 COMPARED = ("loss", "learning_rate", "tokens")

@@ -15,11 +15,11 @@ import numpy as np
 import polars as pl
 
 from lab.analysis.curves import KEYS, Columns, read_columns, read_reloads
-from lab.config import Config
+from lab.config.keys import Config
+from lab.config.schema import ConfigError, to_dict
 from lab.records.files import RunBusy, check_idle, read_summary
 from lab.records.rows import read_jsonl
 from lab.records.summary import figures_of
-from lab.schema import ConfigError, to_dict
 from lab.sweep.index import INDEX, Index, Job, jobs_of, state_of
 from lab.tracking.text import clean
 

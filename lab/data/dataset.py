@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lab.config import Data, Train
+from lab.config.keys import Data, Train
+from lab.config.schema import ConfigError
 from lab.data import samples
 from lab.data.batches import Batches, Sample, Shape
 from lab.data.errors import SampleError
 from lab.data.sources import Part, Source, open_source
 from lab.data.tokenizer import Tokenizer
-from lab.schema import ConfigError
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from lab.config.schema import ConfigError
+from lab.config.units import MB
 from lab.data import samples
 from lab.data.errors import SampleError
-from lab.schema import ConfigError
 
 VERSION = 2
 _BOM = b"\xef\xbb\xbf"
@@ -84,7 +85,7 @@ class JsonLines:
     def line_of(self, row: int) -> int:
         """The number of a sample's line, for a message; reads all that lies before it."""
         lines, offset, left = 1, 0, self.index.offsets[row]
-        while left > 0 and (block := os.pread(self._fd, min(left, 1 << 20), offset)):
+        while left > 0 and (block := os.pread(self._fd, min(left, MB), offset)):
             lines, offset, left = lines + block.count(b"\n"), offset + len(block), left - len(block)
         return lines
 
@@ -176,7 +177,7 @@ def load(path: Path) -> Index | None:
         with path.open("rb") as file:
             header = json.loads(file.read(_HEADER))
             rows, checksum = header["rows"], 0
-            while block := file.read(1 << 20):
+            while block := file.read(MB):
                 checksum = zlib.crc32(block, checksum)
             mapped = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
         whole = len(mapped) == _HEADER + rows * _ROW and checksum == header["checksum"]

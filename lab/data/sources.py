@@ -13,10 +13,10 @@ from bisect import bisect_left
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab.config import Data
+from lab.config.keys import Data
+from lab.config.schema import ConfigError
 from lab.data import hub, stdlib_docs
 from lab.data.index import JsonLines
-from lab.schema import ConfigError
 
 
 @dataclass(frozen=True)

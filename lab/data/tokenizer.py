@@ -9,8 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
+from lab.config.schema import ConfigError
 from lab.data.errors import SampleError
-from lab.schema import ConfigError
 
 Messages = Sequence[dict[str, Any]]
 Tools = Sequence[dict[str, Any]] | None

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lab.config.schema import ConfigError
 from lab.records.rows import METRIC_KEYS, decode, encode, finite, read_jsonl
-from lab.schema import ConfigError
 
 
 class MetricsLost(RuntimeError):  # noqa: N818

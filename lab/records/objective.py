@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from lab.config import Config
+from lab.config.keys import Config
 from lab.records.rows import metric_gb
 
 

@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from lab.config.schema import ConfigError
 from lab.records.rows import read_jsonl
-from lab.schema import ConfigError
 
 # A difference in these changes what is learned; in the others only the bits, perhaps.
 DECISIVE = {"data_fingerprint": "data", "model_fingerprint": "model.path"}

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lab.config.units import GB, MB
 from lab.records.rows import read_jsonl
 from lab.records.slope import WARM_UP_STEPS, theil_sen
 
@@ -56,7 +57,7 @@ def _seconds(rows: Sequence[Row], events: Sequence[Row]) -> dict[str, float]:
 
 def _slope(rows: Sequence[Row]) -> float | None:
     memory = [(row["step"], row.get("memory/process_gb")) for row in rows[WARM_UP_STEPS:]]
-    points = [(step, gb * 1024) for step, gb in memory if gb is not None]
+    points = [(step, gb * GB / MB) for step, gb in memory if gb is not None]
     return theil_sen(points) if len(points) > 1 else None
 
 

@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
+from lab.config.schema import ConfigError, from_dict
 from lab.records.files import RunBusy, check_idle, read_summary
-from lab.schema import ConfigError, from_dict
 
 VERSION = 1
 INDEX, JOB = "sweep.json", "job.json"

@@ -20,9 +20,9 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-from lab.config import Config
+from lab.config.keys import Config
+from lab.config.schema import ConfigError, from_dict, to_dict
 from lab.machine import Machine, know_machine, probe_machine
-from lab.schema import ConfigError, from_dict, to_dict
 from lab.supervisor import environment_with_lab
 from lab.sweep.index import Index, this_host
 from lab.sweep.lead import hold, is_led

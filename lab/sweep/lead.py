@@ -8,7 +8,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from lab.schema import ConfigError
+from lab.config.schema import ConfigError
 from lab.sweep.index import INDEX, JOB, Job, jobs_of
 
 TRY_SECONDS = 0.5

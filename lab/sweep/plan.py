@@ -16,8 +16,9 @@ from hydra.core.override_parser.types import Glob, Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lab.compose import override_key, plain_overrides
-from lab.config import Config
-from lab.schema import ConfigError
+from lab.config.keys import Config
+from lab.config.schema import ConfigError
+from lab.config.units import MB
 from lab.sweep.index import RESUMED_SETTINGS, VERSION, Index, this_host
 
 TRIALS_AT_ONCE = 2  # where the launcher would start any number of jobs
@@ -28,7 +29,7 @@ SETTLED: dict[str, dict[str, tuple[object, object]]] = {
     "RayLauncher": {
         "ray.init.num_cpus": (None, 2),
         "ray.init.include_dashboard": (None, False),
-        "ray.init.object_store_memory": (None, 75 * 2**20),  # the least there can be
+        "ray.init.object_store_memory": (None, 75 * MB),  # the least there can be
     },
     "LocalLauncher": {"timeout_min": (60, 7 * 24 * 60)},  # after it the job is killed
     "SlurmLauncher": {"max_num_timeout": (0, 10)},  # a job whose time is up goes on where it was

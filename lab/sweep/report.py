@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from lab.compose import override_key, shown_value
-from lab.config import Config
-from lab.schema import ConfigError
+from lab.config.keys import Config
+from lab.config.schema import ConfigError
 from lab.sweep.index import Index, jobs_of, state_of, summary_of
 from lab.tracking.closing import command, relative
 from lab.tracking.text import duration, number, short_names

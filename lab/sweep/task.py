@@ -10,11 +10,11 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from lab.compose import compose_config, override_key
-from lab.config import Config
+from lab.config.keys import Config
+from lab.config.schema import ConfigError
 from lab.records import objective
 from lab.records.rows import read_jsonl
 from lab.refusal import REFUSALS, explain
-from lab.schema import ConfigError
 from lab.sweep.index import Index, Job, jobs_of, summary_of, this_host
 from lab.sweep.job import Order, carry_out
 from lab.sweep.lead import is_led

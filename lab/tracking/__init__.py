@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from lab.config import Config
+from lab.config.keys import Config
 
 if TYPE_CHECKING:
     from lab.records.origin import Origin

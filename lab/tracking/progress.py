@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, TextIO
 
-from lab.config import Config
+from lab.config.keys import Config
 from lab.records.rows import metric_gb
 from lab.tracking.text import duration, number
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from lab.config import Config
+from lab.config.keys import Config
 from lab.records.files import check_idle, read_summary
 from lab.records.origin import Origin
 from lab.tracking.wandb import WandbTracker, outputs_of, wandb_folder

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, get_type_hints
 
-from lab.config import Config
+from lab.config.keys import Config
 from lab.tracking.wandb import PROJECT
 
 if TYPE_CHECKING:

@@ -15,11 +15,11 @@ from queue import SimpleQueue
 from threading import Thread, Timer
 from typing import Any, NamedTuple
 
-from lab.config import Config
+from lab.config.keys import Config
+from lab.config.schema import to_dict
 from lab.records import objective
 from lab.records.origin import Origin
 from lab.records.rows import MEMORY_KEYS, finite, metric_gb, read_jsonl
-from lab.schema import to_dict
 
 log = logging.getLogger(__name__)
 

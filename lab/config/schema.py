@@ -1,7 +1,7 @@
 """Frozen dataclasses from plain values, strictly: types, ranges, and the error a bad value gets.
 
 A class's fields are made by :func:`setting`, :func:`from_dict` builds it from what YAML or JSON
-gave. Nothing here knows which settings a run has; that is :mod:`lab.config`.
+gave. Nothing here knows which settings a run has; that is :mod:`lab.config.keys`.
 """
 
 from __future__ import annotations

@@ -14,11 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from lab.schema import ConfigError, from_dict, setting, to_dict
+from lab.config.schema import ConfigError, from_dict, setting, to_dict
 
 VERSION = 1
-GB = 2**30
-MB = 2**20
 
 TIERS = ("compact", "small", "medium", "large", "xlarge")
 
