@@ -91,19 +91,19 @@ def main(arguments: Sequence[str]) -> dict[str, Any]:
     import mlx.nn as nn
     import mlx.optimizers as optim
 
-    from lab import models
     from lab.data.dataset import open_data
     from lab.data.tokenizer import load_tokenizer
-    from lab.loss import cross_entropy
     from lab.sitting import cache_folder
+    from lab.train import model, model_files
+    from lab.train.loss import cross_entropy
 
-    folder = models.folder_of(config.model)
+    folder = model_files.folder_of(config.model)
     tokenizer = load_tokenizer(folder)
     data = open_data(config.data, config.train, config.seed, tokenizer, cache_folder())
     batches = [data.train.step(step)[0] for step in range(1, config.train.steps + 1)]
 
     mx.random.seed(config.seed)
-    model = models.build_model(
+    model = model.build_model(
         *(config.model, config.adapter),
         folder=folder,
         vocab_size=tokenizer.vocab_size,

@@ -69,9 +69,9 @@ def worker_parts(folder: Path) -> dict[str, float]:
     preload_blas()
     import mlx.core as mx
 
-    from lab import memory
     from lab.protocol import Channel
     from lab.records.slope import SlopeWindow
+    from lab.train import memory
 
     kept = mx.zeros((1 << 20,))
     mx.eval(kept)

@@ -64,19 +64,19 @@ def main(arguments: Sequence[str]) -> None:
     """What a worker does before it is ready, by itself: CONFIG, and when this was started."""
     marks = {"interpreter": time.time()}
 
-    from lab import worker  # first of all, as it loads OpenBLAS before MLX
+    from lab.train import worker
 
     marks["import"] = time.time()
-    from lab import memory, models
     from lab.config.keys import Config
     from lab.data.dataset import open_data
     from lab.data.tokenizer import load_tokenizer
-    from lab.session import Session, Shared
     from lab.sitting import cache_folder
+    from lab.train import memory, model_files
+    from lab.train.session import Session, Shared
 
     config = Config.load(Path(arguments[0]))
     memory.set_limits(config.memory)
-    folder = models.folder_of(config.model)
+    folder = model_files.folder_of(config.model)
     tokenizer = load_tokenizer(folder)
     data = open_data(config.data, config.train, config.seed, tokenizer, cache_folder())
     marks["data"] = time.time()
@@ -86,7 +86,8 @@ def main(arguments: Sequence[str]) -> None:
     print(
         json.dumps(
             {
-                "alone: interpreter, import lab.worker": marks["import"] - float(arguments[1]),
+                "alone: interpreter, import lab.train.worker": marks["import"]
+                - float(arguments[1]),
                 "alone: config, tokenizer, data": marks["data"] - marks["import"],
                 "alone: model, optimizer": marks["model"] - marks["data"],
             }

@@ -61,7 +61,7 @@ class WorkerProcess:
         self._cause: str | None = None
         self._records, write_end = os.pipe()
         command = [
-            *(sys.executable, "-m", "lab.worker"),
+            *(sys.executable, "-m", "lab.train.worker"),
             *("--checkpoints", str(checkpoints)),
             *("--records", str(write_end)),
             *("--cache", str(cache)),

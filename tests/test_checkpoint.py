@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lab import checkpoint
-from lab.checkpoint import CheckpointError, Snapshot
+from lab.train import checkpoint
+from lab.train.checkpoint import CheckpointError, Snapshot
 
 ADAPTER = {"fine_tune_type": "full"}
 

@@ -77,7 +77,7 @@ def test_a_reload_above_a_threshold_frees_the_cache(tmp_path: Path) -> None:
 def test_a_reading_costs_little() -> None:
     import time
 
-    from lab import memory
+    from lab.train import memory
 
     costs = []
     for _ in range(200):

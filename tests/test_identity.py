@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from lab import models
 from lab.config.schema import ConfigError
 from lab.records.origin import check_environment
+from lab.train import model_files
 
 THEN = {"data_fingerprint": "a" * 64, "model_fingerprint": "b" * 64, "mlx": "0.32.4", "threads": 2}
 
@@ -38,19 +38,19 @@ def test_another_version_is_told() -> None:
 def test_a_models_fingerprint_sees_every_small_file_and_both_ends_of_large_ones(
     tmp_path: Path,
 ) -> None:
-    large = bytearray(3 * models.END_BYTES)
+    large = bytearray(3 * model_files.END_BYTES)
     (tmp_path / "config.json").write_text("{}")
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(large)
-    found = {models.fingerprint(tmp_path)}
+    found = {model_files.fingerprint(tmp_path)}
     for position in (0, len(large) - 1):
         changed = large.copy()
         changed[position] = 1
         weights.write_bytes(changed)
-        found.add(models.fingerprint(tmp_path))
+        found.add(model_files.fingerprint(tmp_path))
     weights.write_bytes(large + b"\0")
-    found.add(models.fingerprint(tmp_path))
+    found.add(model_files.fingerprint(tmp_path))
     weights.write_bytes(large)
     (tmp_path / "config.json").write_text("{ }")
-    found.add(models.fingerprint(tmp_path))
+    found.add(model_files.fingerprint(tmp_path))
     assert len(found) == 5

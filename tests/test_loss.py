@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lab import loss
-from lab.loss import cross_entropy, sliced_losses
+from lab.train import loss
+from lab.train.loss import cross_entropy, sliced_losses
 
 
 @settings(deadline=None)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from lab.config.keys import Reload
 from lab.config.units import GB, MB
-from lab.reload import PolicyState, Triggers, decide, judge, triggers
+from lab.train.reload_policy import PolicyState, Triggers, decide, judge, triggers
 
 BASE = {
     "interval_steps": 100,

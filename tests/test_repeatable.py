@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lab.config.schema import ConfigError
-from lab.repeatable import lookup, make_embeddings_repeatable
+from lab.train.deterministic import lookup, make_embeddings_repeatable
 
 
 @settings(deadline=None)

@@ -237,7 +237,7 @@ NEVER_IN_A_WORKER = ("hydra", "omegaconf", "wandb", "transformers", "numpy")
 @pytest.mark.parametrize(
     ("modules", "never"),
     [
-        ("lab.worker", NEVER_IN_A_WORKER),
+        ("lab.train.worker", NEVER_IN_A_WORKER),
         (
             "lab.experiment lab.compose lab.supervisor lab.tracking.wandb lab.analysis.plot",
             ("mlx",),
@@ -259,11 +259,11 @@ def test_no_step_reload_or_checkpoint_brings_more_into_a_worker(
     told = tmp_path / "modules.txt"
     (tmp_path / "sitecustomize.py").write_text(
         "import atexit, sys\n"
-        "if 'lab.worker' in sys.orig_argv:\n"
+        "if 'lab.train.worker' in sys.orig_argv:\n"
         f"    atexit.register(lambda: print(*sys.modules, file=open({str(told)!r}, 'w')))\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     start(tmp_path / "run", "adapter=lora", "train.val_interval_steps=3")
     modules = told.read_text().split()
-    assert "lab.loop" in modules
+    assert "lab.train.loop" in modules
     assert not set(NEVER_IN_A_WORKER) & set(modules)

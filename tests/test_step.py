@@ -9,8 +9,9 @@ import mlx.nn as nn
 import pytest
 from mlx.utils import tree_flatten
 
-from lab import loss, models, optimizers, step
 from lab.data.batches import Shape, collate
+from lab.train import loss, optimizers, step
+from lab.train.model import build_model
 from tests.runs import config_of
 
 VOCABULARY = 288
@@ -20,7 +21,7 @@ def build(*overrides: str):
     """A tiny model with its optimizer, step and validation loss."""
     config = config_of(*overrides)
     mx.random.seed(3)
-    model = models.build_model(
+    model = build_model(
         config.model, config.adapter, folder=None, vocab_size=VOCABULARY, dtype=mx.float32
     )
     optimizer = optimizers.build_optimizer(config.optimizer, steps=config.train.steps)

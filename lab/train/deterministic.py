@@ -12,8 +12,8 @@ from collections.abc import Callable
 import mlx.core as mx
 import mlx.nn as nn
 
-from lab.calls import replace_call
 from lab.config.schema import ConfigError
+from lab.train.patch import replace_call
 
 
 @mx.custom_function

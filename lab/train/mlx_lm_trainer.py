@@ -24,14 +24,14 @@ from typing import Any
 
 import mlx.core as mx
 
-from lab import memory, models, reload
 from lab.config.keys import Config
 from lab.data.dataset import Samples
 from lab.protocol import Channel, Outcome
 from lab.records.slope import SlopeWindow
-from lab.reload import PolicyState
-from lab.reporter import Reporter
-from lab.session import Progress, Shared, build, snapshot_of, trained_weights
+from lab.train import adapters, memory, reload_policy
+from lab.train.reload_policy import PolicyState
+from lab.train.reporter import Reporter
+from lab.train.session import Progress, Shared, build, snapshot_of, trained_weights
 
 POSITION = "_position"  # added to each sample, as mlx-lm itself does with "_dataset"
 MlxLmBatch = tuple[mx.array, mx.array]  # token ids (B, L); offset and length of each (B, 2)
@@ -117,7 +117,7 @@ class Baseline:
             return Outcome.FINISHED
         saved = self._reporter.save(
             snapshot_of(self._model, self._optimizer, self.progress),
-            models.adapter_config(self._model, self._config.adapter),
+            adapters.adapter_config(self._model, self._config.adapter),
             began=began,
         )
         return Outcome.FINISHED if saved else Outcome.UNSAVED
@@ -129,7 +129,7 @@ class Baseline:
         if self._config.checkpoint.enabled:
             folder = self._reporter.checkpoints / "mlx_lm"
             folder.mkdir(parents=True, exist_ok=True)
-            adapter = models.adapter_config(self._model, self._config.adapter)
+            adapter = adapters.adapter_config(self._model, self._config.adapter)
             (folder / "adapter_config.json").write_text(json.dumps(adapter, indent=1))
             yield folder / name
             return
@@ -180,7 +180,7 @@ class Watch:
     ) -> None:
         self._config, self._channel, self._reporter = config, channel, reporter
         self._progress = progress
-        self._triggers = reload.triggers(config.reload)
+        self._triggers = reload_policy.triggers(config.reload)
         self._slope = SlopeWindow(config.reload.window_steps)
         self.step_ended, self.is_saving = 0.0, False
         self._begin_step()
@@ -269,7 +269,7 @@ class Watch:
         )
 
     def _skip_reload(self, step: int, metric: int, slope: float | None) -> None:
-        reason = reload.decide(
+        reason = reload_policy.decide(
             self._triggers,
             PolicyState(),
             step=step,

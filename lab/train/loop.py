@@ -7,13 +7,13 @@ from typing import Any
 
 import mlx.core as mx
 
-from lab import memory, models, optimizers, reload
 from lab.config.units import GB
 from lab.data.batches import Batch
 from lab.protocol import Channel, Outcome
 from lab.records.slope import median
-from lab.reporter import Reporter
-from lab.session import PendingReload, Session, Shared
+from lab.train import adapters, memory, optimizers, reload_policy
+from lab.train.reporter import Reporter
+from lab.train.session import PendingReload, Session, Shared
 
 
 class Loop:
@@ -22,7 +22,7 @@ class Loop:
     def __init__(self, shared: Shared, channel: Channel, reporter: Reporter) -> None:
         self._shared, self._channel, self._reporter = shared, channel, reporter
         self._config = shared.config
-        self._triggers = reload.triggers(self._config.reload)
+        self._triggers = reload_policy.triggers(self._config.reload)
 
     def run(self, session: Session) -> Outcome:
         """Step until the run ends, is stopped, or needs a new session."""
@@ -101,8 +101,8 @@ class Loop:
 
     def _due(
         self, session: Session, reading: memory.Reading, slope: float | None
-    ) -> reload.Reason | None:
-        reason = reload.decide(
+    ) -> reload_policy.Reason | None:
+        reason = reload_policy.decide(
             self._triggers,
             session.progress.policy,
             step=session.progress.step,
@@ -119,7 +119,7 @@ class Loop:
     def _save(self, session: Session) -> bool:
         return self._reporter.save(
             session.snapshot(),
-            models.adapter_config(session.model, self._config.adapter),
+            adapters.adapter_config(session.model, self._config.adapter),
             for_reload=session.progress.pending is not None,
         )
 
@@ -132,7 +132,7 @@ class Loop:
             return
         progress.pending = None
         metric = self._config.reload.metric
-        progress.policy, ineffective = reload.judge(
+        progress.policy, ineffective = reload_policy.judge(
             self._triggers,
             progress.policy,
             reloaded_at=pending.step,

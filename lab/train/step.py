@@ -15,10 +15,10 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 from mlx.utils import tree_flatten, tree_map
 
-from lab.calls import replace_call
 from lab.data.batches import Batch
-from lab.loss import cross_entropy, sliced_losses
-from lab.models import layers_of
+from lab.train.loss import cross_entropy, sliced_losses
+from lab.train.model_files import layers_of
+from lab.train.patch import replace_call
 
 
 @dataclass(frozen=True)

@@ -17,14 +17,15 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 from mlx.utils import tree_flatten, tree_unflatten
 
-from lab import checkpoint, memory, models, optimizers, repeatable, step
-from lab.checkpoint import CheckpointError, Snapshot, check_same
 from lab.config.keys import Config
 from lab.config.schema import from_dict
 from lab.data.batches import Batch
 from lab.data.dataset import OpenData
 from lab.records.slope import SlopeWindow
-from lab.reload import PolicyState
+from lab.train import checkpoint, deterministic, memory, optimizers, step
+from lab.train.checkpoint import CheckpointError, Snapshot, check_same
+from lab.train.model import build_model
+from lab.train.reload_policy import PolicyState
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ class Session:
         self.slope = SlopeWindow(config.reload.window_steps)
         self.step_seconds: deque[float] = deque(maxlen=32)
         if config.train.deterministic and mx.default_device().type == mx.gpu:
-            repeatable.make_embeddings_repeatable(self.model)
+            deterministic.make_embeddings_repeatable(self.model)
         if config.train.grad_checkpoint:
             step.checkpoint_layers(self.model)
         self.train_step, self.evaluate = step.build_train_step(
@@ -183,7 +184,7 @@ def build(shared: Shared) -> tuple[nn.Module, optim.Optimizer]:
     """
     config = shared.config
     mx.random.seed(config.seed)
-    model = models.build_model(
+    model = build_model(
         config.model,
         config.adapter,
         folder=shared.folder,

@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lab import checkpoint, memory, reload
-from lab.checkpoint import Snapshot
 from lab.config.keys import Config
 from lab.config.units import MB
 from lab.protocol import Channel
 from lab.records.slope import SlopeWindow
+from lab.train import checkpoint, memory, reload_policy
+from lab.train.checkpoint import Snapshot
 
 
 class Reporter:
@@ -76,7 +76,7 @@ class Reporter:
         self._channel.event("nonfinite", step, loss=repr(loss), grad_norm=norm)
         return self._config.train.on_nonfinite == "stop"
 
-    def skip_reload(self, step: int, reason: reload.Reason, why: str) -> None:
+    def skip_reload(self, step: int, reason: reload_policy.Reason, why: str) -> None:
         """Tell that a reload was due and cannot be done."""
         self._channel.event("reload_skipped", step, reason=reason)
         self.say_once(f"reloads are skipped: {why}")

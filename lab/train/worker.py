@@ -1,8 +1,8 @@
 """The training process: find everything the run needs, then train, session after session.
 
-Started by the supervisor as ``python -m lab.worker``, a fresh interpreter every time, so that no
-earlier run's heap is in its memory curve. The first line of its standard input is its config. It
-imports neither Hydra nor wandb.
+Started by the supervisor as ``python -m lab.train.worker``, a fresh interpreter every time, so that
+no earlier run's heap is in its memory curve. The first line of its standard input is its config.
+It imports neither Hydra nor wandb.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ BLAS = machine.preload_blas()  # before MLX is imported: afterwards it is too la
 
 import mlx.core as mx  # noqa: E402
 
-from lab import baseline, checkpoint, memory, models  # noqa: E402
 from lab.config.keys import Config  # noqa: E402
 from lab.config.schema import ConfigError, from_dict  # noqa: E402
 from lab.data.dataset import open_data  # noqa: E402
 from lab.data.tokenizer import load_tokenizer  # noqa: E402
-from lab.loop import Loop  # noqa: E402
 from lab.protocol import Channel, Outcome  # noqa: E402
-from lab.reporter import Reporter  # noqa: E402
-from lab.session import Progress, Session, Shared  # noqa: E402
+from lab.train import checkpoint, memory, mlx_lm_trainer, model_files  # noqa: E402
+from lab.train.loop import Loop  # noqa: E402
+from lab.train.reporter import Reporter  # noqa: E402
+from lab.train.session import Progress, Session, Shared  # noqa: E402
 
 
 def main() -> int:
@@ -69,11 +69,11 @@ def _work(config: Config, arguments: argparse.Namespace, channel: Channel) -> Ou
     if BLAS is None and sys.platform == "linux" and mx.default_device().type == mx.cpu:
         channel.send("warning", text=machine.BLAS_HINT)
     if config.trainer == "mlx_lm":
-        baseline.import_mlx_lm()
+        mlx_lm_trainer.import_mlx_lm()
     else:
         memory.set_limits(config.memory)
     shared = _open_shared(config, arguments.cache)
-    fingerprint = models.fingerprint(shared.folder) if shared.folder else None
+    fingerprint = model_files.fingerprint(shared.folder) if shared.folder else None
     reporter = Reporter(
         config,
         channel,
@@ -82,7 +82,7 @@ def _work(config: Config, arguments: argparse.Namespace, channel: Channel) -> Ou
         clock=lambda: time.monotonic() - arguments.started,
     )
     # All is imported and opened: from here on it takes memory, which the one before must have left.
-    trainer_of = baseline.Baseline if config.trainer == "mlx_lm" else Sessions
+    trainer_of = mlx_lm_trainer.Baseline if config.trainer == "mlx_lm" else Sessions
     trainer = trainer_of(shared, channel, reporter, channel.wait_for_go())
     parameters = sum(array.size for array in trainer.weights().values())
     step = trainer.progress.step
@@ -139,7 +139,7 @@ class Sessions:
 
 
 def _open_shared(config: Config, cache: Path) -> Shared:
-    folder = models.folder_of(config.model)
+    folder = model_files.folder_of(config.model)
     tokenizer = load_tokenizer(folder)
     data = open_data(config.data, config.train, config.seed, tokenizer, cache)
     held_out = data.val if config.trainer == "lab" else None

@@ -1,0 +1,162 @@
+"""A pretrained model's folder: found or downloaded, fingerprinted, loaded with mlx-lm's classes."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.machinery
+import importlib.util
+import json
+import sys
+from functools import lru_cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any, cast
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from lab.config.keys import Model
+from lab.config.schema import ConfigError
+from lab.config.units import MB
+
+END_BYTES = MB
+
+
+@lru_cache
+def import_lightly() -> None:
+    """Let ``mlx_lm.models`` and ``mlx_lm.tuner`` be imported without their package modules.
+
+    ``mlx_lm/__init__`` imports transformers: a second of start-up at every reload by process, and
+    70 MB in the process whose memory is measured. Models and adapter layers need none of it.
+    """
+    for name in ("mlx_lm", "mlx_lm.tuner"):
+        if name in sys.modules:
+            return
+        root = importlib.util.find_spec("mlx_lm") if name == "mlx_lm" else None
+        if root is not None:
+            locations = list(root.submodule_search_locations or [])
+        else:
+            locations = [f"{path}/tuner" for path in sys.modules["mlx_lm"].__path__]
+        spec = importlib.machinery.ModuleSpec(name, None, is_package=True)
+        spec.submodule_search_locations = locations
+        module = ModuleType(name)
+        module.__spec__, module.__path__ = spec, locations
+        sys.modules[name] = module
+
+
+def _full_mlx_lm(name: str) -> ModuleType:
+    """A module of mlx-lm that needs the real packages."""
+    for stub in ("mlx_lm", "mlx_lm.tuner"):
+        if stub in sys.modules and sys.modules[stub].__spec__.loader is None:  # type: ignore[union-attr]
+            del sys.modules[stub]
+    return importlib.import_module(name)
+
+
+def folder_of(model: Model) -> Path | None:
+    """The local folder of a pretrained model, downloaded from the hub if need be.
+
+    Raises:
+        ConfigError: the hub cannot be reached or does not have it, or there is no such folder.
+    """
+    if model.scratch is not None:
+        return None
+    if model.path is not None:
+        folder = Path(model.path)
+        if not (folder / "config.json").is_file():
+            raise ConfigError("model.path", folder, "must be a folder with a config.json")
+        return folder
+    from huggingface_hub import snapshot_download
+
+    patterns = ["*.json", "model*.safetensors", "*.jinja", "tokenizer*", "*.txt", "*.model"]
+    try:
+        return Path(snapshot_download(str(model.hub_id), allow_patterns=patterns))
+    except Exception as error:  # the hub's client raises many kinds; all mean the same to a user
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(
+            "model.hub_id", model.hub_id, f"cannot be had from the hub: {reason}"
+        ) from (error)
+
+
+def fingerprint(folder: Path) -> str:
+    """A hash that tells one pretrained model from another.
+
+    Weights files go in by their size, their header and their ends: all of them would take as long
+    as loading the model.
+    """
+    digest = hashlib.sha256()
+    for path in sorted((*folder.glob("*.json"), *folder.glob("model*.safetensors"))):
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}\n".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(END_BYTES))
+            file.seek(max(size - END_BYTES, END_BYTES))
+            digest.update(file.read())
+    return digest.hexdigest()
+
+
+def model_of_type(config: dict[str, Any]) -> nn.Module:
+    architecture = importlib.import_module(f"mlx_lm.models.{config['model_type']}")
+    return architecture.Model(architecture.ModelArgs.from_dict(config))
+
+
+def load_model(folder: Path) -> nn.Module:
+    """Load as ``mlx_lm.utils.load_model`` does, without importing transformers for plain cases."""
+    config = _read_model_config(folder)
+    files = sorted(folder.glob("model*.safetensors"))
+    if not files:
+        raise ConfigError("model.path", folder, "holds no model*.safetensors")
+    try:
+        if not _is_plain(config):
+            return _full_mlx_lm("mlx_lm.utils").load_model(folder, lazy=True)[0]
+        network = model_of_type(config)
+        weights: dict[str, mx.array] = {}
+        for file in files:
+            weights.update(mx.load(str(file)))  # type: ignore[arg-type]
+        if hasattr(network, "sanitize"):
+            weights = network.sanitize(weights)  # type: ignore[operator]
+        if quantization := config.get("quantization"):
+            _quantize_like(network, quantization, weights)
+        network.load_weights(list(weights.items()))
+        mx.eval(network.parameters())
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError("model.path", folder, f"is damaged or not supported: {reason}") from error
+    return network
+
+
+def layers_of(network: nn.Module) -> list[nn.Module]:
+    """The transformer blocks, in order; every model of mlx-lm has them."""
+    return cast("list[nn.Module]", network.layers)
+
+
+def _read_model_config(folder: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        if not isinstance(config["model_type"], str) or not config["model_type"].isidentifier():
+            raise ValueError("model_type is not a name")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError("model.path", folder, f"config.json cannot be used: {error!r}") from error
+    if "model_file" in config:  # code of the model's author: never run
+        raise ConfigError("model.path", folder, "config.json names code to run (model_file)")
+    return config
+
+
+def _is_plain(config: dict[str, Any]) -> bool:
+    known = importlib.util.find_spec(f"mlx_lm.models.{config['model_type']}") is not None
+    return known and ("quantization" in config or "quantization_config" not in config)
+
+
+def _quantize_like(network: nn.Module, quantization: dict[str, Any], weights: dict) -> None:
+    def predicate(path: str, module: nn.Module) -> bool | dict[str, Any]:
+        if path in quantization:
+            return quantization[path]
+        return hasattr(module, "to_quantized") and f"{path}.scales" in weights
+
+    nn.quantize(
+        network,
+        group_size=quantization["group_size"],
+        bits=quantization["bits"],
+        mode=quantization.get("mode", "affine"),
+        class_predicate=predicate,
+    )
