@@ -71,7 +71,7 @@ def _resume(run_dir: Path, overrides: list[str]) -> int:
         return resume_sweep(run_dir.resolve(), overrides)
     if overrides:
         raise ConfigError(overrides[0], "", "a run is resumed as it was begun, without overrides")
-    from lab import experiment
+    from lab.supervise import experiment
 
     return experiment.resume(run_dir).exit_code
 

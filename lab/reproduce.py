@@ -11,13 +11,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from lab import experiment
 from lab.analysis.reproduction import Records, compare, report
 from lab.compose import run_name
 from lab.config.keys import Config
 from lab.config.schema import ConfigError
 from lab.machine import Machine, probe_machine
-from lab.sitting import LOOSE
+from lab.supervise import experiment
+from lab.supervise.run_supervisor import LOOSE
 from lab.tracking.closing import relative
 
 log = logging.getLogger("lab")

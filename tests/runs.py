@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 
 from lab.compose import CONF, compose_config
 from lab.config.keys import Config
-from lab.experiment import Result, run
+from lab.supervise.experiment import Result, run
 
 QUICK = ("tracker=none", "train.val_interval_steps=0", "train.steps=6", "train.batch_size=2")
 

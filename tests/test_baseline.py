@@ -12,11 +12,11 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 
-from lab import experiment
-from lab.experiment import Result
 from lab.records.rows import METRIC_KEYS
-from lab.sitting import Sitting
-from lab.supervisor import WorkerProcess
+from lab.supervise import experiment
+from lab.supervise.experiment import Result
+from lab.supervise.run_supervisor import Sitting
+from lab.supervise.worker_process import WorkerProcess
 from tests.runs import QUICK, Run, start, started
 
 MLX_LM = ("trainer=mlx_lm", "train.compile=false")  # a cold compile takes a minute on a CPU

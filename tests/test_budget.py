@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lab.budget import GRACE_S, Budget
+from lab.supervise.budget import GRACE_S, Budget
 
 # What a worker takes of a budget of 10 GB, and what is done. "." is a moment between two steps,
 # "new" another worker, "wait" the time that a worker gets to leave.

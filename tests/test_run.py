@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from lab import experiment
 from lab.config.keys import Config
-from lab.sitting import Sitting
-from lab.supervisor import WorkerProcess
+from lab.supervise import experiment
+from lab.supervise.run_supervisor import Sitting
+from lab.supervise.worker_process import WorkerProcess
 from tests.runs import QUICK, Run, start
 
 ROW_KEYS = """
@@ -239,7 +239,7 @@ NEVER_IN_A_WORKER = ("hydra", "omegaconf", "wandb", "transformers", "numpy")
     [
         ("lab.train.worker", NEVER_IN_A_WORKER),
         (
-            "lab.experiment lab.compose lab.supervisor lab.tracking.wandb lab.analysis.plot",
+            "lab.supervise.experiment lab.compose lab.supervise.worker_process lab.tracking.wandb lab.analysis.plot",
             ("mlx",),
         ),
     ],

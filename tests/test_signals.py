@@ -10,8 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from lab import experiment
-from lab.experiment import Result
+from lab.supervise import experiment
+from lab.supervise.experiment import Result
 from tests.runs import QUICK, Run, started
 
 

@@ -15,12 +15,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from lab import experiment
 from lab.config.schema import ConfigError
-from lab.experiment import Result
 from lab.records.files import RunBusy, RunFiles
-from lab.sitting import Sitting
-from lab.supervisor import WorkerProcess
+from lab.supervise import experiment
+from lab.supervise.experiment import Result
+from lab.supervise.run_supervisor import Sitting
+from lab.supervise.worker_process import WorkerProcess
 from tests.runs import QUICK, Run, assert_ended_as, start, started
 
 STEPS = ("train.steps=20", "reload=none", "checkpoint.interval_steps=4")

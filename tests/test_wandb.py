@@ -16,13 +16,13 @@ import psutil
 import pytest
 from wandb.util import get_core_path
 
-from lab import experiment
 from lab.config.keys import dump
 from lab.config.schema import to_dict
-from lab.experiment import Result
 from lab.records.files import RunFiles
 from lab.records.origin import Origin
 from lab.records.rows import MEMORY_KEYS
+from lab.supervise import experiment
+from lab.supervise.experiment import Result
 from lab.tracking.wandb import WandbTracker
 from tests.runs import QUICK, Run, start, started
 from tests.tracked import SUMMARY, make_config, make_reload, make_row

@@ -23,7 +23,7 @@ from typing import Any
 from lab.config.keys import Config
 from lab.config.schema import ConfigError, from_dict, to_dict
 from lab.machine import Machine, know_machine, probe_machine
-from lab.supervisor import environment_with_lab
+from lab.supervise.worker_process import environment_with_lab
 from lab.sweep.index import Index, this_host
 from lab.sweep.lead import hold, is_led
 
@@ -123,7 +123,7 @@ def main() -> int:
     Thread(target=_stop_at_end_of_input, daemon=True).start()
     if Index.read(sweep).host == this_host():
         Thread(target=_stop_when_not_led, args=(sweep,), daemon=True).start()
-    from lab import experiment
+    from lab.supervise import experiment
 
     try:
         if order.config is None:

@@ -12,7 +12,7 @@ from lab.config.keys import Config, dump
 from lab.config.schema import ConfigError
 from lab.records.files import MetricsLost, RunBusy, read_summary
 from lab.records.origin import Origin
-from lab.sitting import Result, Sitting
+from lab.supervise.run_supervisor import Result, Sitting
 
 log = logging.getLogger("lab")
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lab.budget import Budget
 from lab.config.keys import Config
 from lab.config.schema import ConfigError
 from lab.config.units import GB
@@ -21,7 +20,9 @@ from lab.records.files import RunFiles
 from lab.records.origin import Origin, check_environment
 from lab.records.rows import metric_gb, read_jsonl
 from lab.records.summary import VERSION, summarise
-from lab.supervisor import Exit, Record, Signals, WorkerProcess, environment_with_lab
+from lab.supervise.budget import Budget
+from lab.supervise.signals import Signals
+from lab.supervise.worker_process import Exit, Record, WorkerProcess, environment_with_lab
 from lab.tracking.wandb import outputs_of, wandb_folder
 
 if TYPE_CHECKING:
