@@ -2,7 +2,7 @@
 
 import sys
 
-from lab.machine import start_probe
+from lab.machine.probe import start_probe
 
 if __name__ == "__main__":
     start_probe()  # looks at the machine while Hydra is imported

@@ -81,7 +81,7 @@ def _figures(model: str, pairs: list[Pair], skipped: int) -> list[Figure]:
 def main(arguments: Sequence[str]) -> dict[str, Any]:
     """The loop: CONFIG in, the time at the end of each step and its loss out."""
     from lab.config.keys import Config
-    from lab.machine import preload_blas
+    from lab.machine.blas import preload_blas
 
     config = Config.load(Path(arguments[0]))
     for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):

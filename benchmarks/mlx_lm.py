@@ -151,7 +151,7 @@ def _side(tokens: list[int], losses: list[float], seconds: list[float], *, peak_
 
 def main(reports: list[dict[str, Any]]) -> None:
     """``mlx_lm.lora``, with OpenBLAS, and with a list in the place of W&B."""
-    from lab.machine import preload_blas
+    from lab.machine.blas import preload_blas
 
     def log(row: dict[str, Any], **_: object) -> None:
         reports.append({**row, "reported_at": time.time()})

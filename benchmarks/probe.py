@@ -64,7 +64,7 @@ WORKER_PARTS = ("reading", "slope", "row", "row sent")
 
 def worker_parts(folder: Path) -> dict[str, float]:
     """Microseconds of each call that the worker makes for a step."""
-    from lab.machine import preload_blas
+    from lab.machine.blas import preload_blas
 
     preload_blas()
     import mlx.core as mx

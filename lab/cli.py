@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lab.config.schema import ConfigError
-from lab.machine import ProbeError
+from lab.machine.probe import ProbeError
 
 
 def main() -> int:

@@ -25,7 +25,8 @@ from lab import modelsize
 from lab.config.keys import TIERS, VERSION, Config
 from lab.config.schema import AUTO, ConfigError, draft, from_dict
 from lab.config.units import GB
-from lab.machine import Machine, ProbeError, probe_machine
+from lab.machine.machine import Machine
+from lab.machine.probe import ProbeError, probe_machine
 from lab.records.slope import WARM_UP_STEPS
 
 CONF = Path(__file__).resolve().parents[1] / "conf"

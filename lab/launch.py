@@ -89,7 +89,7 @@ def _check_folder(key: str, folder: str, *marks: str) -> None:
 
 def _begin_sweep(config: DictConfig) -> None:
     """Check every job of a sweep, then write its index and take the lead of it."""
-    from lab.supervise.worker_process import environment_with_lab
+    from lab.machine.interpreter import environment_with_lab
     from lab.sweep import plan
     from lab.sweep.lead import Lead
     from lab.sweep.local_ray import start_ray

@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from lab.compose import override_key
 from lab.config.keys import Config
 from lab.config.schema import ConfigError, unknown_key
-from lab.machine import ProbeError
+from lab.machine.probe import ProbeError
 
 
 class SweepError(ValueError):

@@ -15,7 +15,8 @@ from lab.analysis.reproduction import Records, compare, report
 from lab.compose import run_name
 from lab.config.keys import Config
 from lab.config.schema import ConfigError
-from lab.machine import Machine, probe_machine
+from lab.machine.machine import Machine
+from lab.machine.probe import probe_machine
 from lab.supervise import experiment
 from lab.supervise.run_supervisor import LOOSE
 from lab.tracking.closing import relative

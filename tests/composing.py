@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from lab import compose as lab_compose
 from lab.compose import CONF, compose_config
 from lab.config.keys import Config
-from lab.machine import Machine
+from lab.machine.machine import Machine
 from lab.refusal import explain
 
 GB = 2**30

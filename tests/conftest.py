@@ -14,7 +14,7 @@ import pytest
 from hydra import initialize_config_dir
 
 from lab.compose import CONF
-from lab.machine import preload_blas
+from lab.machine.blas import preload_blas
 
 preload_blas()  # before any test module imports MLX
 

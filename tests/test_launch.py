@@ -74,7 +74,7 @@ def test_what_each_module_imports() -> None:
     )
     for module, names in {
         "lab.config.keys": "'omegaconf', 'hydra', 'mlx', 'wandb'",
-        "lab.machine": "'omegaconf', 'hydra', 'mlx', 'wandb', 'yaml', 'psutil'",
+        "lab.machine.probe": "'omegaconf', 'hydra', 'mlx', 'wandb', 'yaml', 'psutil'",
         "lab.launch": "'mlx', 'wandb', 'rich', 'matplotlib', 'numpy', 'psutil'",
     }.items():
         done = subprocess.run(

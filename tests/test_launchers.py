@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from lab.config.keys import Config
-from lab.machine import probe_machine
+from lab.machine.probe import probe_machine
 from lab.sweep.index import Index, Job
 from tests.composing import ROOT
 from tests.runs import QUICK, jsonl

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from lab import machine
-from lab.machine import Machine, ProbeError, describe
+from lab.machine import linux, process
+from lab.machine.blas import preload_blas
+from lab.machine.machine import Machine, describe
+from lab.machine.probe import ProbeError, parse_answer, probe_machine
 
 GB = 2**30
 
@@ -75,13 +77,13 @@ def test_missing_device_keys_do_no_harm(backend: str) -> None:
 
 
 def test_meminfo() -> None:
-    assert machine.parse_meminfo(MEMINFO)["MemTotal"] == 24684096 * 1024
-    assert machine.parse_available(MEMINFO) == (24323816 * 1024, 524288 * 1024)
-    assert machine.parse_available(b"") == (0, 0)
+    assert linux.parse_meminfo(MEMINFO)["MemTotal"] == 24684096 * 1024
+    assert linux.parse_available(MEMINFO) == (24323816 * 1024, 524288 * 1024)
+    assert linux.parse_available(b"") == (0, 0)
 
 
 def test_statm() -> None:
-    assert machine.parse_statm(b"5714 2921 1568 1 0 1377 0\n", 4096) == 2921 * 4096
+    assert linux.parse_statm(b"5714 2921 1568 1 0 1377 0\n", 4096) == 2921 * 4096
 
 
 @pytest.mark.parametrize(
@@ -89,7 +91,7 @@ def test_statm() -> None:
     [("max\n", None), ("9223372036854771712\n", None), ("8589934592\n", 8 * GB), ("", None)],
 )
 def test_cgroup_memory_limit(text: str, limit: int | None) -> None:
-    assert machine.parse_limit(text) == limit
+    assert linux.parse_limit(text) == limit
 
 
 @pytest.mark.parametrize(
@@ -97,7 +99,7 @@ def test_cgroup_memory_limit(text: str, limit: int | None) -> None:
     [("max 100000\n", None), ("150000 100000\n", 1.5), ("-1 100000", None), ("", None)],
 )
 def test_cgroup_cpu_quota(text: str, cores: float | None) -> None:
-    assert machine.parse_quota(text) == cores
+    assert linux.parse_quota(text) == cores
 
 
 @pytest.mark.parametrize(
@@ -111,54 +113,54 @@ def test_cgroup_folders_are_its_own_and_those_above(
     tmp_path: Path, membership: str, own: str
 ) -> None:
     (tmp_path / own).mkdir(parents=True)
-    found = machine.cgroup_folders(membership, "memory", tmp_path)
+    found = linux.cgroup_folders(membership, "memory", tmp_path)
     assert tmp_path / own in found
     assert (tmp_path / own).parent in found
     assert all(f.is_relative_to(tmp_path) for f in found)
 
 
 def test_cgroup_path_of_the_host_falls_back_to_the_root(tmp_path: Path) -> None:
-    assert machine.cgroup_folders("0::/not/here\n", "memory", tmp_path) == [tmp_path]
+    assert linux.cgroup_folders("0::/not/here\n", "memory", tmp_path) == [tmp_path]
 
 
 def test_cgroup_counts_reclaimable_pages_as_room(tmp_path: Path) -> None:
     (tmp_path / "usage").write_text("900\n")
     (tmp_path / "stat").write_text("cache 5\ninactive_file 300\ntotal_inactive_file 400\n")
     usage, stat = (os.open(tmp_path / name, os.O_RDONLY) for name in ("usage", "stat"))
-    assert machine._cgroup_room(10_000, 1000, usage, stat) == 500
-    assert machine._cgroup_room(50, 1000, usage, stat) == 50
-    assert machine._cgroup_room(10_000, 400, usage, stat) == 0
+    assert linux._cgroup_room(10_000, 1000, usage, stat) == 500
+    assert linux._cgroup_room(50, 1000, usage, stat) == 50
+    assert linux._cgroup_room(10_000, 400, usage, stat) == 0
 
 
 def test_probe_is_what_the_module_prints(repo: Path) -> None:
     command = [sys.executable, "-m", "lab.machine"]
     printed = subprocess.run(command, cwd=repo, capture_output=True, text=True, check=True)
-    assert Machine(**json.loads(printed.stdout)) == machine.probe_machine()
+    assert Machine(**json.loads(printed.stdout)) == probe_machine()
 
 
 def test_a_probe_that_fails_says_why() -> None:
-    answer = machine.parse_answer("", "Traceback\nModuleNotFoundError: No module named 'mlx'\n")
+    answer = parse_answer("", "Traceback\nModuleNotFoundError: No module named 'mlx'\n")
     assert isinstance(answer, ProbeError)
     assert "No module named 'mlx'" in str(answer)
 
 
 def test_process_bytes_follow_an_allocation() -> None:
-    before = machine.process_bytes()
+    before = process.process_bytes()
     block = bytearray(os.urandom(1) * (64 << 20))
-    grown = machine.process_bytes() - before
+    grown = process.process_bytes() - before
     assert len(block) * 0.9 < grown < len(block) * 1.5
-    assert machine.process_bytes_of(os.getpid()) == pytest.approx(before + grown, rel=0.1)
+    assert process.process_bytes_of(os.getpid()) == pytest.approx(before + grown, rel=0.1)
 
 
 def test_a_process_that_is_gone() -> None:
     child = subprocess.Popen([sys.executable, "-c", ""])
     child.wait()
     with pytest.raises(ProcessLookupError):
-        machine.process_bytes_of(child.pid)
+        process.process_bytes_of(child.pid)
 
 
 def test_available_memory_is_part_of_the_machine() -> None:
-    available, swap = machine.available_and_swap_bytes()
+    available, swap = process.available_and_swap_bytes()
     assert 0 < available < 2**50
     assert swap >= 0
 
@@ -168,13 +170,13 @@ def test_a_reading_is_cheap() -> None:
     def reading() -> float:
         start = time.perf_counter()
         for _ in range(200):
-            machine.process_bytes()
-            machine.available_and_swap_bytes()
+            process.process_bytes()
+            process.available_and_swap_bytes()
         return (time.perf_counter() - start) / 200
 
     assert min(reading() for _ in range(10)) < 60e-6  # 15 µs; twice 30 for a busy machine
 
 
 def test_heap_and_blas_never_raise() -> None:
-    machine.trim_heap()
-    assert machine.preload_blas() is None or "OpenBLAS" in str(machine.preload_blas())
+    process.trim_heap()
+    assert preload_blas() is None or "OpenBLAS" in str(preload_blas())

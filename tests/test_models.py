@@ -48,7 +48,7 @@ def test_a_checkpoint_leaves_out_the_frozen_base(lora: Run, pretrained: Path) ->
 def test_mlx_lm_generates_with_the_adapter(lora: Run, pretrained: Path, repo: Path) -> None:
     """Its own command, unchanged; the adapter changes what it says of the most likely token."""
     script = (
-        "from lab.machine import preload_blas; preload_blas()\n"
+        "from lab.machine.blas import preload_blas; preload_blas()\n"
         "import sys; from mlx_lm.generate import main; main()"
     )
     command = [

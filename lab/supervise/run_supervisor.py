@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 from lab.config.keys import Config
 from lab.config.schema import ConfigError
 from lab.config.units import GB
+from lab.machine.interpreter import environment_with_lab
 from lab.records.files import RunFiles
 from lab.records.origin import Origin, check_environment
 from lab.records.rows import metric_gb, read_jsonl
 from lab.records.summary import VERSION, summarise
 from lab.supervise.budget import Budget
 from lab.supervise.signals import Signals
-from lab.supervise.worker_process import Exit, Record, WorkerProcess, environment_with_lab
+from lab.supervise.worker_process import Exit, Record, WorkerProcess
 from lab.tracking.wandb import outputs_of, wandb_folder
 
 if TYPE_CHECKING:
@@ -385,7 +386,7 @@ def _verdict(end: Exit, signalled: int | None, mismatch: int | None) -> tuple[in
 def _parent_environment() -> dict[str, object]:
     from importlib.metadata import version
 
-    from lab.machine import probe_machine
+    from lab.machine.probe import probe_machine
 
     here = Path(__file__).parent
     git = subprocess.run(

@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lab import machine
 from lab.config.keys import Config
 from lab.config.schema import to_dict
 from lab.config.units import GB
+from lab.machine import process
+from lab.machine.interpreter import environment_with_lab
 from lab.protocol import Outcome
 
 STOP_GRACE_S = 5.0
@@ -112,7 +113,7 @@ class WorkerProcess:
     def memory_gb(self) -> float | None:
         """What it takes now, seen from outside, in GB; None if it is gone."""
         try:
-            return machine.process_bytes_of(self.pid) / GB
+            return process.process_bytes_of(self.pid) / GB
         except ProcessLookupError:
             return None
 
@@ -150,13 +151,6 @@ class WorkerProcess:
             return Exit(Outcome(code).name.lower(), "")
         cause = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         return Exit("died", f"{self._cause} ({cause})" if self._cause else cause)
-
-
-def environment_with_lab() -> dict[str, str]:
-    """This process's environment for another Python, which finds the package where this one did."""
-    package_root = str(Path(__file__).resolve().parent.parent)
-    paths = [package_root, *filter(None, [os.environ.get("PYTHONPATH")])]
-    return os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
 
 
 def _environment(config: Config) -> dict[str, str]:

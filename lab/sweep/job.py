@@ -22,8 +22,9 @@ from typing import Any
 
 from lab.config.keys import Config
 from lab.config.schema import ConfigError, from_dict, to_dict
-from lab.machine import Machine, know_machine, probe_machine
-from lab.supervise.worker_process import environment_with_lab
+from lab.machine.interpreter import environment_with_lab
+from lab.machine.machine import Machine
+from lab.machine.probe import know_machine, probe_machine
 from lab.sweep.index import Index, this_host
 from lab.sweep.lead import hold, is_led
 

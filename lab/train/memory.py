@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from lab import machine
 from lab.config.keys import Memory
 from lab.config.units import GB
+from lab.machine import process
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +43,12 @@ class Reading:
 
 def read() -> Reading:
     """Read every figure, and start the next peak."""
-    available, swap = machine.available_and_swap_bytes()
+    available, swap = process.available_and_swap_bytes()
     reading = Reading(
         active=mx.get_active_memory(),
         cache=mx.get_cache_memory(),
         peak=mx.get_peak_memory(),
-        process=machine.process_bytes(),
+        process=process.process_bytes(),
         available=available,
         swap=swap,
     )
@@ -78,4 +78,4 @@ def give_back() -> None:
     """Return everything that is free to the OS, after the arrays were dropped."""
     gc.collect()
     mx.clear_cache()
-    machine.trim_heap()
+    process.trim_heap()

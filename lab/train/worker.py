@@ -16,9 +16,9 @@ import time
 import traceback
 from pathlib import Path
 
-from lab import machine
+from lab.machine.blas import BLAS_HINT, preload_blas
 
-BLAS = machine.preload_blas()  # before MLX is imported: afterwards it is too late
+BLAS = preload_blas()  # before MLX is imported: afterwards it is too late
 
 import mlx.core as mx  # noqa: E402
 
@@ -67,7 +67,7 @@ def _arguments() -> argparse.Namespace:
 
 def _work(config: Config, arguments: argparse.Namespace, channel: Channel) -> Outcome:
     if BLAS is None and sys.platform == "linux" and mx.default_device().type == mx.cpu:
-        channel.send("warning", text=machine.BLAS_HINT)
+        channel.send("warning", text=BLAS_HINT)
     if config.trainer == "mlx_lm":
         mlx_lm_trainer.import_mlx_lm()
     else:

@@ -1,0 +1,191 @@
+"""Linux: ``/proc``, cgroups, glibc."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from lab.config.units import KB
+
+NO_LIMIT = 2**60  # a cgroup without a limit says "max" or a number above this
+
+
+def parse_meminfo(text: bytes) -> dict[str, int]:
+    """``/proc/meminfo`` in bytes, each value by its name."""
+    pairs = (line.split(b":", 1) for line in text.splitlines() if line.endswith(b"kB"))
+    return {name.decode(): int(value[:-2]) * KB for name, value in pairs}
+
+
+def parse_limit(text: str) -> int | None:
+    """A cgroup's memory limit in bytes, of either version; None where there is none."""
+    word = text.strip()
+    if not word.isdigit() or int(word) >= NO_LIMIT:
+        return None
+    return int(word)
+
+
+def parse_quota(text: str) -> float | None:
+    """Cores that ``cpu.max`` (``QUOTA PERIOD``) allows; None where it sets no limit."""
+    quota, _, period = text.strip().partition(" ")
+    if not quota.isdigit() or not period.isdigit() or int(period) == 0:
+        return None
+    return int(quota) / int(period)
+
+
+def cgroup_folders(membership: str, controller: str, root: Path) -> list[Path]:
+    """Folders of a controller that rule this process: its own cgroup and those above it.
+
+    Arguments:
+        membership: the text of ``/proc/self/cgroup``.
+        controller: ``memory`` or ``cpu``.
+        root: where cgroups are mounted, normally ``/sys/fs/cgroup``.
+    """
+    folders: list[Path] = []
+    for line in membership.splitlines():
+        number, controllers, path = line.split(":", 2)
+        if controller in controllers.split(","):
+            base = root / controller
+        elif number == "0" and not controllers:
+            base = root  # version 2
+        else:
+            continue
+        own = base / path.lstrip("/")
+        # A container may see the path of the host, which is not there for it: then only the root.
+        folders += [f for f in (own, *own.parents) if f.is_relative_to(base) and f.is_dir()]
+    return folders
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
+
+
+def _memory_cgroups(root: Path = Path("/sys/fs/cgroup")) -> list[tuple[int, Path]]:
+    """Each limit in bytes with its folder."""
+    found = []
+    for folder in cgroup_folders(_read(Path("/proc/self/cgroup")), "memory", root):
+        for name in ("memory.max", "memory.limit_in_bytes"):
+            limit = parse_limit(_read(folder / name))
+            if limit is not None:
+                found.append((limit, folder))
+    return found
+
+
+def _cpu_quota(root: Path = Path("/sys/fs/cgroup")) -> float | None:
+    quotas = []
+    for folder in cgroup_folders(_read(Path("/proc/self/cgroup")), "cpu", root):
+        old = f"{_read(folder / 'cpu.cfs_quota_us').strip()} {_read(folder / 'cpu.cfs_period_us')}"
+        quotas += [parse_quota(_read(folder / "cpu.max")), parse_quota(old)]
+    return min((q for q in quotas if q), default=None)
+
+
+def memory_limit() -> int:
+    """Bytes that this process may use: of the machine, or the least of its cgroups' limits."""
+    total = parse_meminfo(Path("/proc/meminfo").read_bytes())["MemTotal"]
+    return min([total, *(limit for limit, _ in _memory_cgroups())])
+
+
+def core_count() -> int:
+    """Threads that can run at once, after affinity and the cgroup's quota."""
+    allowed, quota = len(os.sched_getaffinity(0)), _cpu_quota()
+    return max(1, min(allowed, round(quota))) if quota else allowed
+
+
+# --- Read at every step -------------------------------------------------------------------------
+
+
+@functools.cache
+def _open(path: str) -> int:
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+
+def parse_statm(text: bytes, page: int) -> int:
+    """Resident bytes from ``/proc/PID/statm``."""
+    return int(text.split(None, 2)[1]) * page
+
+
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+def process_bytes() -> int:
+    """Resident memory of this process in bytes."""
+    return parse_statm(os.pread(_open("/proc/self/statm"), 128, 0), _PAGE)
+
+
+def process_bytes_of(pid: int) -> int:
+    """Resident memory of another process in bytes.
+
+    Raises:
+        ProcessLookupError: it is gone.
+    """
+    try:
+        return parse_statm(Path(f"/proc/{pid}/statm").read_bytes(), _PAGE)
+    except OSError as error:
+        raise ProcessLookupError(error.errno, f"no process {pid}") from error
+
+
+def parse_available(text: bytes) -> tuple[int, int]:
+    """Bytes available and bytes of swap in use, from the head of ``/proc/meminfo``.
+
+    Each is searched by itself: reading the whole file line by line takes ten times as long.
+    """
+
+    def value(name: bytes) -> int:
+        start = text.find(name)
+        return 0 if start < 0 else int(text[start + len(name) : text.index(b"kB", start)]) * KB
+
+    return value(b"\nMemAvailable:"), value(b"\nSwapTotal:") - value(b"\nSwapFree:")
+
+
+@functools.cache
+def _cgroup_files() -> list[tuple[int, int, int]]:
+    """Each limit in bytes, with the descriptors of its usage and its statistics."""
+    found = []
+    for limit, folder in _memory_cgroups():
+        names = (folder / "memory.current", folder / "memory.usage_in_bytes")
+        usage = next((name for name in names if name.exists()), None)
+        if usage is not None:
+            found.append((limit, _open(str(usage)), _open(str(folder / "memory.stat"))))
+    return found
+
+
+def _cgroup_room(available: int, limit: int, usage: int, stat: int) -> int:
+    room = limit - int(os.pread(usage, 64, 0))
+    if room >= available:
+        return available
+    # Files' pages count as used, though the kernel drops them when it needs room.
+    return max(0, min(available, room + parse_inactive(os.pread(stat, 8192, 0))))
+
+
+def parse_inactive(stat: bytes) -> int:
+    """File pages in a cgroup's ``memory.stat`` that the kernel takes back when it needs room."""
+    for name in (b"total_inactive_file ", b"inactive_file "):  # version 1 with children, or 2
+        start = stat.find(name)
+        if start >= 0:
+            return int(stat[start + len(name) :].split(None, 1)[0])
+    return 0
+
+
+def available_and_swap_bytes() -> tuple[int, int]:
+    """Bytes that a process here can still get, and bytes of swap in use on the system."""
+    available, swap = parse_available(os.pread(_open("/proc/meminfo"), 2048, 0))
+    for limit, usage, stat in _cgroup_files():
+        available = _cgroup_room(available, limit, usage, stat)
+    return available, swap
+
+
+@functools.cache
+def _malloc_trim() -> Callable[[int], int] | None:
+    return getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it, musl does not
+
+
+def trim_heap() -> None:
+    """Give freed heap back to the system, where the C library keeps it otherwise (glibc)."""
+    trim = _malloc_trim()
+    if trim is not None:
+        trim(0)
