@@ -21,9 +21,11 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from lab.compose import CONF, compose_config, plain_overrides
+from lab.compose.config import compose_config
+from lab.compose.errors import REFUSALS, SweepError, explain
+from lab.compose.overrides import plain_overrides
+from lab.compose.profiles import CONF
 from lab.config.schema import ConfigError
-from lab.refusal import REFUSALS, SweepError, explain
 
 if TYPE_CHECKING:
     from lab.sweep.lead import Lead

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from lab.analysis.reproduction import Records, compare, report
-from lab.compose import run_name
+from lab.compose.overrides import run_name
 from lab.config.keys import Config
 from lab.config.schema import ConfigError
 from lab.machine.machine import Machine

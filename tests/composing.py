@@ -13,11 +13,12 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
-from lab import compose as lab_compose
-from lab.compose import CONF, compose_config
+from lab.compose import resolvers
+from lab.compose.config import compose_config
+from lab.compose.errors import explain
+from lab.compose.profiles import CONF
 from lab.config.keys import Config
 from lab.machine.machine import Machine
-from lab.refusal import explain
 
 GB = 2**30
 ROOT = Path(__file__).resolve().parents[1]
@@ -52,7 +53,7 @@ def composed(
 ) -> tuple[Config, list[str]]:
     groups = tuple(o for o in overrides if (CONF / o.partition("=")[0].lstrip("+~")).is_dir())
     values = [o for o in overrides if o not in groups]
-    with patch.object(lab_compose, "probe_machine", lambda: on):
+    with patch.object(resolvers, "probe_machine", lambda: on):
         cfg = copy.deepcopy(of_groups(groups, on))
         ConfigLoaderImpl._apply_overrides_to_config(PARSER.parse_overrides(values), cfg)
         return compose_config(cfg, overrides, machine=on, environ=environ or {})

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from hydra import initialize_config_dir
 
-from lab.compose import CONF
+from lab.compose.profiles import CONF
 from lab.machine.blas import preload_blas
 
 preload_blas()  # before any test module imports MLX

@@ -11,7 +11,8 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 
-from lab.compose import CONF, compose_config
+from lab.compose.config import compose_config
+from lab.compose.profiles import CONF
 from lab.config.keys import Config
 from lab.supervise.experiment import Result, run
 

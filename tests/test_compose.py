@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from lab.compose import CONF, run_name
+from lab.compose.overrides import run_name
+from lab.compose.profiles import CONF
 from lab.config.keys import Config, dump
 from lab.config.schema import ConfigError, to_dict
 from tests.composing import composed, config, machine, refusal

@@ -11,7 +11,7 @@ from hydra import initialize_config_dir
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lab.compose import CONF
+from lab.compose.profiles import CONF
 from lab.config.keys import Config, dump
 from lab.config.schema import ConfigError, from_dict, to_dict
 from tests.composing import config, refusal

@@ -20,7 +20,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from lab.compose import CONF
+from lab.compose.profiles import CONF
 from lab.config.keys import Config
 from lab.sweep.index import Index
 from tests.conftest import ROOT

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lab.compose import detected_profile, profile_sizes, profiles
+from lab.compose.profiles import detected_profile, profile_sizes, profiles
 from tests.composing import composed, config, machine, refusal
 
 pytestmark = pytest.mark.usefixtures("hydra_here")

@@ -8,7 +8,9 @@ import functools
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 
-from lab.compose import CONF, compose_config, register
+from lab.compose.config import compose_config
+from lab.compose.profiles import CONF
+from lab.compose.resolvers import register
 from lab.config.keys import Config
 from lab.records.rows import METRIC_KEYS
 

@@ -1,9 +1,8 @@
 """Every key of a run: its type, its range, its unit, and the error that a bad value gets.
 
 A saved ``config.yaml`` is read with :meth:`Config.load`, a composed one with :func:`from_dict`;
-both end in the frozen dataclasses below, and nothing but ``lab.compose`` and ``lab.launch`` knows
-that Hydra exists. Nothing in a config names code: values are plain scalars, and groups choose from
-the registries of this package.
+both end in the frozen dataclasses below. Nothing here knows that Hydra exists. Nothing in a config
+names code: values are plain scalars, and groups choose from the registries of this package.
 """
 
 # ruff: noqa: RUF009  setting() only makes a field()

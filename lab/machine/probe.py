@@ -13,6 +13,7 @@ import subprocess
 import sys
 from typing import Any
 
+from lab.machine.interpreter import environment_with_lab
 from lab.machine.machine import Machine, describe
 from lab.machine.process import core_count, memory_limit
 
@@ -45,10 +46,14 @@ def _is_available(mx: Any, backend: str) -> bool:
 @functools.lru_cache(maxsize=1)
 def start_probe() -> subprocess.Popen[str]:
     """Start the child that looks at the machine, for :func:`probe_machine` to wait for later."""
-    # -P and the path instead of -m: works from any folder, and lab/ does not shadow other modules.
-    command = [sys.executable, "-P", __file__]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "lab.machine"],  # -P: no file of the user's folder is imported
+        env=environment_with_lab(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 _known: list[Machine] = []

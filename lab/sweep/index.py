@@ -94,7 +94,7 @@ class Index:
 
 def _is_harmless(override: str) -> bool:
     """Whether an override only sets what a run's config may hold, and chooses among our options."""
-    from lab.compose import CONF  # not at the top: a job's process needs no Hydra
+    from lab.compose.profiles import CONF
 
     key, _, value = override.partition("=")
     if key.lstrip("+") in RESUMED_SETTINGS or (CONF / key.lstrip("+~")).is_dir():

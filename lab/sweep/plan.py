@@ -15,7 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from lab.compose import override_key, plain_overrides
+from lab.compose.overrides import override_key, plain_overrides
 from lab.config.keys import Config
 from lab.config.schema import ConfigError
 from lab.config.units import MB

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from lab.compose import override_key, shown_value
+from lab.compose.overrides import override_key, shown_value
 from lab.config.keys import Config
 from lab.config.schema import ConfigError
 from lab.sweep.index import Index, jobs_of, state_of, summary_of

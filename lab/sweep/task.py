@@ -9,12 +9,13 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from lab.compose import compose_config, override_key
+from lab.compose.config import compose_config
+from lab.compose.errors import REFUSALS, explain
+from lab.compose.overrides import override_key
 from lab.config.keys import Config
 from lab.config.schema import ConfigError
 from lab.records import objective
 from lab.records.rows import read_jsonl
-from lab.refusal import REFUSALS, explain
 from lab.sweep.index import Index, Job, jobs_of, summary_of, this_host
 from lab.sweep.job import Order, carry_out
 from lab.sweep.lead import is_led

@@ -10,7 +10,7 @@ from typing import Any, get_args, get_type_hints
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from lab.compose import override_key
+from lab.compose.overrides import override_key
 from lab.config.keys import Config
 from lab.config.schema import ConfigError, unknown_key
 from lab.machine.probe import ProbeError

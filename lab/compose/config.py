@@ -1,0 +1,102 @@
+"""From what Hydra composed to one frozen :class:`lab.config.keys.Config`; OmegaConf ends here.
+
+Composed values may still say ``auto`` or nothing at all: :func:`decide` fills them from the machine
+and the profile.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from lab.compose import model_size
+from lab.compose.decide import decide
+from lab.compose.idle import idle_settings
+from lab.compose.overrides import override_key, run_name
+from lab.compose.resolvers import register
+from lab.config.keys import TIERS, VERSION, Config
+from lab.config.schema import ConfigError, draft, from_dict
+from lab.machine.machine import Machine
+from lab.machine.probe import probe_machine
+
+register()
+
+
+def compose_config(
+    cfg: DictConfig,
+    overrides: Sequence[str],
+    *,
+    named_by: Sequence[str] | None = None,
+    side_by_side: int = 1,
+    machine: Machine | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> tuple[Config, list[str]]:
+    """Resolve, decide and check what Hydra composed.
+
+    Arguments:
+        cfg: the composed config, with or without its ``hydra`` node.
+        overrides: what the user gave on the command line for this job.
+        named_by: those of them that make its name where it has none; by default all.
+        side_by_side: how many jobs share the machine, memory and cores.
+        machine: the machine to decide for; by default the one this runs on.
+        environ: where W&B's own variables are looked for; by default the process's.
+
+    Returns:
+        The config, and one line for each thing that the user should know but that stops nothing.
+
+    Raises:
+        ConfigError: a value is impossible.
+        OmegaConfBaseException: an interpolation is.
+    """
+    # Looked at before the profile's table is asked for it, and only where there is a model at all.
+    tier = None if OmegaConf.is_missing(cfg, "model") else cfg.model.tier
+    if tier not in TIERS:
+        raise ConfigError("model.tier", tier, f"must be one of {', '.join(TIERS)}")
+    task = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+    raw = OmegaConf.to_container(task, resolve=True, throw_on_missing=True)
+    assert isinstance(raw, dict)
+    given = {override_key(o): o.partition("=")[2] for o in overrides}
+    raw["version"] = VERSION
+    raw["name"] = run_name(raw["name"], overrides if named_by is None else named_by)
+    values = draft(Config, raw)
+    apply_wandb_environment(values["tracker"], given, os.environ if environ is None else environ)
+    _resolve_paths(values)
+    warnings = decide(values, (machine or probe_machine()).share(side_by_side))
+    config = from_dict(Config, values)
+    return config, warnings + idle_settings(config, given)
+
+
+def _resolve_paths(values: dict[str, Any]) -> None:
+    """Make paths absolute, from where the command is given, and see that they are there."""
+    for group in ("model", "data"):
+        path = values[group]["path"]
+        if path is not None:
+            values[group]["path"] = str(Path(path).expanduser().resolve())
+    folder, data = values["model"]["path"], values["data"]["path"]
+    if folder is not None:
+        model_size.read_config(Path(folder))
+    if data is not None and not Path(data).exists():
+        raise ConfigError("data.path", data, "there is no such file or folder")
+
+
+def apply_wandb_environment(
+    tracker: dict[str, Any], given: Mapping[str, str], environ: Mapping[str, str]
+) -> None:
+    """W&B's own variables win over what the user left alone, an override wins over them."""
+    modes = {m: m for m in ("offline", "online")} | {"dryrun": "offline", "disabled": "none"}
+    mode = environ.get("WANDB_MODE", "").lower()
+    if mode and not {"tracker", "tracker.mode"} & given.keys():
+        if mode not in modes:
+            raise ConfigError("WANDB_MODE", mode, f"must be one of {', '.join(modes)}")
+        tracker["mode"] = modes[mode]
+    for key in ("project", "entity"):
+        value = environ.get(f"WANDB_{key.upper()}")
+        if value and f"tracker.{key}" not in given:
+            tracker[key] = value
+    tags = environ.get("WANDB_TAGS")
+    if tags and "tracker.tags" not in given:
+        tracker["tags"] = tuple(tag.strip() for tag in tags.split(",") if tag.strip())

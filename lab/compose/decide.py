@@ -1,0 +1,127 @@
+"""What ``auto`` means on this machine, and what the profile's table leaves open."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lab.compose import model_size
+from lab.compose.profiles import USABLE_SHARE, profiles
+from lab.config.schema import AUTO, ConfigError
+from lab.config.units import GB
+from lab.machine.machine import Machine
+
+THRESHOLD_SHARE = 0.85
+
+CACHE_SHARE = 0.1
+
+# On the CPU more took 0.6 GB of the process (SmolLM2, LoRA) and won no time.
+CPU_CACHE_GB = 0.1
+
+
+def decide(values: dict[str, Any], machine: Machine) -> list[str]:
+    """Fill every ``auto`` in place, and what the profile's table leaves open.
+
+    Returns:
+        Warnings, one line each.
+
+    Raises:
+        ConfigError: the model does not fit.
+    """
+    warnings = _decide_memory(values, machine)
+    cpu = machine.backend == "cpu"
+    compiled = not cpu or values["trainer"] == "mlx_lm"  # which always compiles
+    _fill(values["train"], compile=compiled, dtype="float32" if cpu else "bfloat16")
+    _fill(values["data"], pad_multiple={"cpu": 32, "metal": 64, "cuda": 256}[machine.backend])
+    _fill(values["worker"], threads=machine.cores)
+    _decide_size(values, machine)
+    return warnings
+
+
+def _fill(group: dict[str, Any], **decided: object) -> None:
+    for key, value in decided.items():
+        if group[key] == AUTO:
+            group[key] = value
+
+
+def _decide_memory(values: dict[str, Any], machine: Machine) -> list[str]:
+    warnings = []
+    hardware, memory, reload = values["hardware"], values["memory"], values["reload"]
+    own = machine.budget_gb
+    if hardware["memory_gb"] * USABLE_SHARE > machine.memory_gb:
+        warnings.append(
+            f"hardware={hardware['name']} is for {hardware['memory_gb']:g} GB, this machine has "
+            f"{machine.memory_gb:.1f} GB: training within its own budget of {own:.1f} GB"
+        )
+    _fill(memory, budget_gb=min(hardware["budget_gb"], own))
+    if memory["budget_gb"] > own:
+        warnings.append(
+            f"memory.budget_gb={memory['budget_gb']:g} is more than this machine's {own:.1f} GB, "
+            "which is used"
+        )
+        memory["budget_gb"] = own
+    budget = memory["budget_gb"]
+    _fill(values["objective"], memory_limit_gb=budget)
+    cache_limit = budget * CACHE_SHARE
+    if machine.backend == "cpu":
+        cache_limit = min(cache_limit, CPU_CACHE_GB)
+    _fill(memory, cache_limit_gb=round(cache_limit, 3), limit_gb=budget)
+    _fill(
+        reload,
+        memory_threshold_gb=round(THRESHOLD_SHARE * budget, 2),
+        metric="mlx" if machine.backend == "cuda" else "process",
+    )
+    acts = reload["policy"] in ("threshold", "interval_or_threshold")
+    if acts and reload["memory_threshold_gb"] > budget:
+        warnings.append(
+            f"reload.memory_threshold_gb={reload['memory_threshold_gb']:g} cannot fire: it is "
+            f"above memory.budget_gb={budget:g}"
+        )
+    return warnings
+
+
+def _decide_size(values: dict[str, Any], machine: Machine) -> None:
+    """Adapter and batch, where the profile's table or the user left them open."""
+    adapter, train, hardware = values["adapter"], values["train"], values["hardware"]
+    if adapter["kind"] == "full":
+        _check_weights(values)
+        _fill(train, batch_size=hardware["batch_size"])
+        return
+    if adapter["rank"] is None:
+        raise _does_not_fit(values, machine)
+    if adapter["alpha"] is None:
+        adapter["alpha"] = 2.0 * adapter["rank"]
+    tier = hardware["tiers"].get(values["model"]["tier"], {})
+    if tier.get("rank") is None:  # the user has set the rank himself: begin small
+        adapter["num_layers"] = adapter["num_layers"] or 8
+        _fill(train, batch_size=1)
+    _fill(train, batch_size=hardware["batch_size"])
+
+
+def _does_not_fit(values: dict[str, Any], machine: Machine) -> ConfigError:
+    model, hardware = values["model"], values["hardware"]["name"]
+    holding = {
+        name: profile["memory_gb"]
+        for name, profile in profiles().items()
+        if profile["tiers"].get(model["tier"])
+        and (machine.backend == "cuda" or not name.startswith("cuda"))
+    }
+    smallest = min(holding, key=holding.__getitem__)
+    return ConfigError(
+        "model",
+        model["name"],
+        f"does not fit hardware={hardware}; the smallest profile that holds a model of tier "
+        f"{model['tier']} is {smallest}, or set adapter.rank yourself",
+    )
+
+
+def _check_weights(values: dict[str, Any]) -> None:
+    parameters = model_size.parameters_of(values["model"])
+    size = parameters * (4 if values["train"]["dtype"] == "float32" else 2) / GB
+    budget = values["memory"]["budget_gb"]
+    if size > budget:
+        raise ConfigError(
+            "adapter",
+            "full",
+            f"cannot train model={values['model']['name']}: its weights alone take about "
+            f"{size:.0f} GB of a budget of {budget:.1f} GB; choose adapter=lora or qlora",
+        )

@@ -1,0 +1,70 @@
+"""Settings that the user gave and that do nothing in his run."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from lab.config.keys import Config
+from lab.records.slope import WARM_UP_STEPS
+
+
+def idle_settings(config: Config, given: Collection[str]) -> list[str]:
+    """A line for each setting that the user gave and that does nothing in this run.
+
+    Arguments:
+        given: the keys that the user set.
+    """
+    triggers = ("interval_steps", "memory_threshold_gb", "leak_threshold_mb")
+    idle_here = {
+        "none": triggers,
+        "interval": ("memory_threshold_gb",),
+        "threshold": ("interval_steps",),
+        "leak": ("interval_steps", "memory_threshold_gb"),
+    }
+    policy, kind, data = config.reload.policy, config.adapter.kind, config.data.name
+    idle = {f"reload.{key}": f"reload.policy={policy}" for key in idle_here.get(policy, ())}
+    if kind == "full":
+        sizes = ("rank", "alpha", "num_layers", "dropout", "targets")
+        idle |= {f"adapter.{key}": "adapter=full" for key in sizes}
+    if data != "jsonl":
+        idle["data.path"] = f"data={data}"
+    if data != "hub":
+        idle["data.hub_id"] = idle["data.hub_config"] = f"data={data}"
+    unused = {"weight_decay", "beta1", "beta2", "momentum", "bias_correction"} - _USED_BY[
+        config.optimizer.name
+    ]
+    idle |= {f"optimizer.{key}": f"optimizer={config.optimizer.name}" for key in sorted(unused)}
+    if config.trainer == "mlx_lm":
+        idle |= dict.fromkeys(_UNKNOWN_TO_MLX_LM, "trainer=mlx_lm")
+    warnings = [f"{key} does nothing with {cause}" for key, cause in idle.items() if key in given]
+    return warnings + _leak_never_seen(config)
+
+
+_UNKNOWN_TO_MLX_LM = (
+    "train.max_grad_norm",
+    "data.pad_multiple",
+    "reload.method",
+    "memory.cache_limit_gb",
+    "memory.limit_gb",
+    "memory.cache_clear_interval",
+)
+
+_ADAMW = {"weight_decay", "beta1", "beta2", "bias_correction"}
+
+_USED_BY = {
+    "adamw": _ADAMW,
+    "adam": _ADAMW - {"weight_decay"},
+    "muon": _ADAMW | {"momentum"},  # AdamW has the parameters that Muon is not meant for
+    "adafactor": {"weight_decay", "beta1"},
+    "sgd": {"weight_decay", "momentum"},
+}
+
+
+def _leak_never_seen(config: Config) -> list[str]:
+    reload, needed = config.reload, WARM_UP_STEPS + config.reload.window_steps
+    by_interval = reload.policy in ("interval", "interval_or_threshold")
+    if not (reload.leak_threshold_mb and by_interval and 0 < reload.interval_steps < needed):
+        return []
+    leak, interval = reload.leak_threshold_mb, reload.interval_steps
+    known = f"the slope is known {needed} steps after a reload, reload.interval_steps={interval}"
+    return [f"reload.leak_threshold_mb={leak:g} cannot fire: {known} comes before"]

@@ -1,0 +1,42 @@
+"""What the YAML files may ask of the machine and of the command line: OmegaConf's resolvers."""
+
+from __future__ import annotations
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
+
+from lab.compose import model_size
+from lab.compose.overrides import plain_overrides, run_name, sweeping
+from lab.compose.profiles import detected_profile, profile_sizes
+from lab.compose.structured import schema
+from lab.config.keys import Config
+from lab.machine.probe import ProbeError, probe_machine
+
+
+def _profile_here() -> str:
+    try:
+        return detected_profile(probe_machine())
+    except ProbeError:  # --help works without MLX; a run asks again and says what is wrong
+        return min(profile_sizes(), key=profile_sizes().__getitem__)
+
+
+def register() -> None:
+    """Make the schema and the resolvers known to Hydra."""
+    ConfigStore.instance().store("schema", schema(Config))
+    resolvers = {
+        "detected_profile": _profile_here,
+        "machine": lambda key: getattr(probe_machine(), key),
+        "model_tier": model_size.tier_of_folder,
+    }
+    for name, resolver in resolvers.items():
+        OmegaConf.register_new_resolver(name, resolver, replace=True)
+    # Hydra hands the cache on to each job of a sweep: its folder is named once, as ${now:} is.
+    for name, choose in {"run_name": list[str], "sweep_name": sweeping}.items():
+        OmegaConf.register_new_resolver(
+            name,
+            lambda given, overrides, choose=choose: run_name(
+                given, choose(plain_overrides(overrides))
+            ),
+            replace=True,
+            use_cache=True,
+        )
