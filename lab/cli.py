@@ -77,13 +77,13 @@ def _resume(run_dir: Path, overrides: list[str]) -> int:
 
 
 def _reproduce(run_dir: Path) -> int:
-    from lab.reproduce import reproduce
+    from lab.reproduce.reproduce import reproduce
 
     return reproduce(run_dir)
 
 
 def _plot(run_dir: Path) -> int:
-    from lab.analysis.plot import plot_run
+    from lab.plots.memory_plot import plot_run
 
     if not (run_dir / "metrics.jsonl").is_file():
         raise ConfigError("run", run_dir, "holds no metrics.jsonl; give the folder of a run")

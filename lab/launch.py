@@ -28,7 +28,7 @@ from lab.compose.profiles import CONF
 from lab.config.schema import ConfigError
 
 if TYPE_CHECKING:
-    from lab.sweep.lead import Lead
+    from lab.sweep.lease import Lead
 
 log = logging.getLogger("lab")
 
@@ -93,7 +93,7 @@ def _begin_sweep(config: DictConfig) -> None:
     """Check every job of a sweep, then write its index and take the lead of it."""
     from lab.machine.interpreter import environment_with_lab
     from lab.sweep import plan
-    from lab.sweep.lead import Lead
+    from lab.sweep.lease import Lead
     from lab.sweep.local_ray import start_ray
 
     folder = Path(config.hydra.sweep.dir)

@@ -51,7 +51,7 @@ def repo() -> Path:
 def pretrained() -> Path:
     """A real pretrained model, SmolLM2-135M in f32; made if it is not there yet."""
     folder = ROOT / "models" / "smollm2-135m"
-    command = [sys.executable, "-m", "lab.pretrained", str(folder)]
+    command = [sys.executable, "-m", "tools.pretrained", str(folder)]
     made = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True)
     if made.returncode:
         give_up = pytest.fail if os.environ.get("CI") else pytest.skip

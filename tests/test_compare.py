@@ -19,13 +19,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lab.cli
-from lab.analysis.curves import KEYS, read_columns
 from lab.compare.command import compare_runs
 from lab.compare.comparison import agreement, compare, front, pareto
 from lab.compare.page import render
 from lab.compare.palette import palettes
 from lab.compare.paper import draw, legend_of
 from lab.compare.runs import Place, find_runs, read_run
+from lab.plots.curves import KEYS, read_columns
 from lab.records.files import RunFiles
 from lab.sweep.index import Job
 from tests.compared import reload_event, write_config, write_rows, write_run, write_sweep

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lab.analysis.curves import Curve, read_columns, read_reloads, smoothed, thinned
-from lab.analysis.plot import plot_run
+from lab.plots.curves import Curve, read_columns, read_reloads, smoothed, thinned
+from lab.plots.memory_plot import plot_run
 from lab.records.files import RunFiles
 
 VALUES = st.lists(st.floats(-1e6, 1e6), max_size=500).map(lambda v: np.array(v, float))

@@ -15,7 +15,7 @@ OFFLINE = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "", "UV_OFFLINE": "1"}
 
 def make(out: Path, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "lab.pretrained", str(out), *options],
+        [sys.executable, "-m", "tools.pretrained", str(out), *options],
         check=False, env=os.environ | environment, capture_output=True, text=True,
     )  # fmt: skip
 

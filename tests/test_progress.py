@@ -12,9 +12,9 @@ from pathlib import Path
 
 from lab.records.files import RunFiles
 from lab.records.origin import Origin
-from lab.tracking import open_trackers
 from lab.tracking.closing import format_summary
-from lab.tracking.progress import event_line, open_progress
+from lab.tracking.console import event_line, open_progress
+from lab.tracking.trackers import open_trackers
 from tests.tracked import SUMMARY, make_config, make_reload, make_row
 
 
@@ -126,8 +126,8 @@ def test_last_words_of_runs_that_ended_early(tmp_path):
 
 def test_the_parent_pays_for_wandb_rich_and_matplotlib_only_when_it_uses_them():
     code = (
-        "import sys, lab.records.files, lab.tracking.wandb, lab.tracking.progress, "
-        "lab.tracking.closing, lab.analysis.plot; "
+        "import sys, lab.records.files, lab.tracking.wandb, lab.tracking.console, "
+        "lab.tracking.closing, lab.plots.memory_plot; "
         "sys.exit(str([m for m in ('mlx', 'wandb', 'rich', 'matplotlib', 'hydra') "
         "if m in sys.modules]))"
     )

@@ -17,10 +17,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab.analysis.reproduction import COMPARED, Records, compare, report
 from lab.config.keys import dump
 from lab.config.schema import ConfigError
-from lab.reproduce import fit, reproduce
+from lab.reproduce.compare_records import COMPARED, Records, compare
+from lab.reproduce.report import report
+from lab.reproduce.reproduce import fit, reproduce
 from tests.composing import machine
 from tests.conftest import ROOT
 from tests.runs import Run, config_of, start
@@ -366,7 +367,7 @@ def test_a_config_of_a_larger_machine_runs_within_this_ones_budget() -> None:
 def test_reproductions_of_one_second_have_folders_of_their_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lab import reproduce as module
+    from lab.reproduce import reproduce as module
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(module.time, "strftime", lambda form: form.replace("%", ""))

@@ -239,7 +239,7 @@ NEVER_IN_A_WORKER = ("hydra", "omegaconf", "wandb", "transformers", "numpy")
     [
         ("lab.train.worker", NEVER_IN_A_WORKER),
         (
-            "lab.supervise.experiment lab.compose.config lab.tracking.wandb lab.analysis.plot",
+            "lab.supervise.experiment lab.compose.config lab.tracking.wandb lab.plots.memory_plot",
             ("mlx",),
         ),
     ],

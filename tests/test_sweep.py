@@ -20,7 +20,7 @@ from lab.cli import main as lab
 from lab.config.keys import Config
 from lab.config.schema import ConfigError
 from lab.sweep.index import Index, Job, jobs_of, state_of
-from lab.sweep.lead import Lead, is_led
+from lab.sweep.lease import Lead, is_led
 from tests.composing import ROOT
 from tests.runs import QUICK, Result, Run, started
 

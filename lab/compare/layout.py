@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lab.analysis.curves import FIGURES
-from lab.analysis.look import GRID, INK, MUTED
 from lab.compare.comparison import Comparison, agreement
 from lab.compare.traces import UNITS, escaped, last, time_unit
+from lab.plots.curves import FIGURES
+from lab.plots.style import GRID, INK, MUTED
 from lab.tracking.text import short_names
 
 HEIGHT = 860

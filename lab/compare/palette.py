@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lab.analysis.look import MUTED
 from lab.compare.comparison import Comparison
+from lab.plots.style import MUTED
 
 FEW = ("#1864ab", "#e8590c", "#2b8a3e", "#5f3dc4", "#c92a2a", "#0b7285", "#a61e4d", "#846358")
 DASHES = ("solid", "dash", "dot", "dashdot")  # as plotly names them

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lab.analysis.curves import Curve, Values, thinned
-from lab.analysis.look import INK, MUTED, plain
 from lab.compare.comparison import Comparison, Entry, agreement, clipped
 from lab.compare.layout import TITLES, room
 from lab.compare.palette import BY_RUN, MANY, Palette, dashes, palettes
 from lab.compare.traces import RIBBONS, UNITS, first_loss, staircase, time_unit
+from lab.plots.curves import Curve, Values, thinned
+from lab.plots.style import INK, MUTED, plain
 from lab.tracking.text import short_names
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ from typing import Any, Self
 import numpy as np
 import polars as pl
 
-from lab.analysis.curves import KEYS, Columns, read_columns, read_reloads
 from lab.config.keys import Config
 from lab.config.schema import ConfigError, to_dict
+from lab.plots.curves import KEYS, Columns, read_columns, read_reloads
 from lab.records.files import RunBusy, check_idle, read_summary
 from lab.records.rows import read_jsonl
 from lab.records.summary import figures_of

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lab.analysis.curves import BINS, FIGURES, Columns, Values, extremes
-from lab.analysis.look import MUTED
 from lab.compare.comparison import Comparison, Entry, front
 from lab.compare.palette import MANY, dashes, palettes
+from lab.plots.curves import BINS, FIGURES, Columns, Values, extremes
+from lab.plots.style import MUTED
 
 POINTS = 60_000  # of one kind of curve over all runs, so that the page stays light
 FEWEST_BINS = 100

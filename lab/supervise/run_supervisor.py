@@ -24,10 +24,10 @@ from lab.records.summary import VERSION, summarise
 from lab.supervise.budget import Budget
 from lab.supervise.signals import Signals
 from lab.supervise.worker_process import Exit, Record, WorkerProcess
-from lab.tracking.wandb import outputs_of, wandb_folder
+from lab.tracking.folders import outputs_of, wandb_folder
 
 if TYPE_CHECKING:
-    from lab.tracking import Tracker
+    from lab.tracking.trackers import Tracker
 
 log = logging.getLogger("lab")
 
@@ -232,7 +232,7 @@ class Sitting:
         )
 
     def _open_trackers(self) -> None:
-        from lab.tracking import open_trackers
+        from lab.tracking.trackers import open_trackers
 
         self._trackers = open_trackers(
             self._config,
@@ -339,7 +339,7 @@ class Sitting:
         return ["its offline run was made again from the files, and is whole"]
 
     def _tell(self, summary: dict[str, Any], problems: list[str]) -> None:
-        from lab.analysis.plot import plot_run
+        from lab.plots.memory_plot import plot_run
         from lab.tracking.closing import format_summary
 
         for line in (*self._data_notes(), *problems):

@@ -26,7 +26,7 @@ from lab.machine.interpreter import environment_with_lab
 from lab.machine.machine import Machine
 from lab.machine.probe import know_machine, probe_machine
 from lab.sweep.index import Index, this_host
-from lab.sweep.lead import hold, is_led
+from lab.sweep.lease import hold, is_led
 
 LOOK_SECONDS = 0.2
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

@@ -13,8 +13,8 @@ from lab.config.keys import Config
 from lab.config.schema import ConfigError
 from lab.sweep.index import Index, jobs_of, state_of, summary_of
 from lab.tracking.closing import command, relative
+from lab.tracking.folders import outputs_of
 from lab.tracking.text import duration, number, short_names
-from lab.tracking.wandb import outputs_of
 
 FIGURES = ("loss", "peak GB", "reloads", "overhead", "tokens/s", "time")
 

@@ -18,7 +18,7 @@ from lab.records import objective
 from lab.records.rows import read_jsonl
 from lab.sweep.index import Index, Job, jobs_of, summary_of, this_host
 from lab.sweep.job import Order, carry_out
-from lab.sweep.lead import is_led
+from lab.sweep.lease import is_led
 
 log = logging.getLogger("lab")
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from lab.config.keys import Config
 from lab.records.files import check_idle, read_summary
 from lab.records.origin import Origin
-from lab.tracking.wandb import WandbTracker, outputs_of, wandb_folder
+from lab.tracking.folders import outputs_of, wandb_folder
+from lab.tracking.wandb import WandbTracker
 
 SECONDS = 600.0  # enough for a million rows
 

@@ -20,6 +20,7 @@ from lab.config.schema import to_dict
 from lab.records import objective
 from lab.records.origin import Origin
 from lab.records.rows import MEMORY_KEYS, finite, metric_gb, read_jsonl
+from lab.tracking.folders import wandb_folder
 
 log = logging.getLogger(__name__)
 
@@ -214,19 +215,6 @@ def reload_row(event: Mapping[str, Any], metric: str) -> dict[str, Any]:
         "reload/after_gb": metric_gb(event.get("after") or {}, metric),
         "reload/reason": event.get("reason"),
     }
-
-
-def outputs_of(run_dir: Path) -> Path:
-    """The folder of all runs, which W&B's files go to: the one that holds this run, else ours."""
-    holds = (folder for folder in run_dir.resolve().parents if folder.name == "outputs")
-    return next(holds, Path("outputs"))
-
-
-def wandb_folder(config: Config, outputs: Path) -> Path | None:
-    """Where the W&B runs lie, for ``wandb leet``; None where there is no W&B."""
-    if config.tracker.mode == "none":
-        return None
-    return Path(os.environ.get("WANDB_DIR") or outputs) / "wandb"
 
 
 def _define_metrics(run: Any) -> None:

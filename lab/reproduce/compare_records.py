@@ -1,4 +1,4 @@
-"""Whether a run came out again: two runs' records compared bit for bit, and what is told of it."""
+"""What two runs left, compared bit for bit."""
 
 from __future__ import annotations
 
@@ -13,17 +13,14 @@ from lab.config.schema import ConfigError
 from lab.records.files import read_summary
 from lab.records.rows import read_jsonl
 from lab.records.summary import summarise
-from lab.tracking.text import number
 
 COMPARED = ("loss", "learning_rate", "tokens")
-LARGEST = 2**53  # no run has written a figure beyond it
+
 LONGEST = 100  # characters of a value that is shown
 
 Row = Mapping[str, Any]
+
 Verdict = Literal["identical", "different", "undecided"]
-
-
-# --- What a run has left ------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +70,7 @@ class Records:
             steps=steps if isinstance(steps, int) else max((r["step"] for r in rows), default=0),
             weights=_text(weights),
             config_sha256=_text(began.get("config_sha256")),
-            environment=_mapping(summary.get("environment") or worker.get("environment")),
+            environment=mapping(summary.get("environment") or worker.get("environment")),
             figures=summary or _figures_so_far(run_dir),
         )
 
@@ -107,11 +104,8 @@ def _text(value: object) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _mapping(value: object) -> Mapping[str, Any]:
+def mapping(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
-
-
-# --- Comparing ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -243,93 +237,6 @@ def _differences(then: Row, now: Row) -> tuple[Difference, ...]:
         for key in now
         if key in then and repr(then[key]) != repr(now[key])
     )
-
-
-# --- Telling ------------------------------------------------------------------------------------
-
-FIGURES = {
-    "peak of the process": ("peak_process_gb", ".3f", "GB"),
-    "mean of the process": ("mean_process_gb", ".3f", "GB"),
-    "peak of MLX": ("peak_mlx_gb", ".3f", "GB"),
-    "slope": ("slope_mb_per_step", ".3f", "MB a step"),
-    "speed": ("tokens_per_second", ",.0f", "tokens/s"),
-}
-
-
-def report(comparison: Comparison, then: Records, now: Records) -> str:
-    """What a person reads: the verdict, what of the environment differs, and how memory does."""
-    lines = [_headline(comparison, then, now)]
-    if comparison.why_not and not comparison.unfinished:
-        lines.append(f"  weights are not compared: {comparison.why_not}")
-    elif comparison.first and comparison.weights is not None:
-        lines.append(f"  weights: {'the same' if comparison.weights else 'different'}")
-    lines += [f"  environment: {difference}" for difference in comparison.environment]
-    if then.environment and not comparison.environment:
-        lines.append("  environment: the same")
-    return "\n".join([*lines, *_table(then, now)])
-
-
-def _headline(comparison: Comparison, then: Records, now: Records) -> str:
-    match comparison.verdict:
-        case "identical":
-            word = "the same" if comparison.tolerance else "identical"
-            return f"{word}: {_agreement(comparison, then)}"
-        case "undecided":
-            end = f"the reproduction {comparison.unfinished} after {_steps(now.steps)}"
-            until = f"; until then the same: {_agreement(comparison, then)}"
-            return f"cannot be compared: {end}{until if comparison.same else ''}"
-    if comparison.first_step is None:
-        weights = Difference("the weights,", then.weights, now.weights)
-        return f"different: {weights}; the same: {_agreement(comparison, then)}"
-    count, total = comparison.differing, comparison.same + comparison.differing
-    first = "; ".join(map(str, comparison.first))
-    return (
-        f"different: {count} of {_steps(total)}, the first is step {comparison.first_step}: {first}"
-    )
-
-
-def _agreement(comparison: Comparison, then: Records) -> str:
-    """``8 steps, loss, learning rate, tokens and weights, bit for bit``."""
-    same, tolerance = comparison.same, comparison.tolerance
-    count = _steps(same) if same >= then.steps else f"{same} of {_steps(then.steps)}"
-    with_weights = "learning rate, tokens and weights"
-    exact = with_weights if comparison.weights else "learning rate and tokens"
-    if tolerance:
-        return f"{count}, loss within {tolerance:.0%}, {exact} bit for bit"
-    return f"{count}, loss, {exact}, bit for bit"
-
-
-def _table(then: Records, now: Records) -> list[str]:
-    rows = [
-        (name, _figure(then.figures.get(key), form), _figure(now.figures.get(key), form), unit)
-        for name, (key, form, unit) in FIGURES.items()
-    ]
-    cells = [
-        ("", "then", "now", ""),
-        ("steps", str(then.steps), str(now.steps), ""),
-        *rows,
-        ("time", *(_figure(_seconds(r), ",.1f") for r in (then, now)), "s"),
-        ("reloads", *(_figure(_reloads(r), "d") for r in (then, now)), ""),
-    ]
-    return [f"  {name:<19}  {a:>9}  {b:>9}  {unit}".rstrip() for name, a, b, unit in cells]
-
-
-def _seconds(records: Records) -> object:
-    return _mapping(records.figures.get("seconds")).get("total")
-
-
-def _reloads(records: Records) -> object:
-    counts = _mapping(records.figures.get("reloads")).values()
-    return sum(count for count in counts if isinstance(count, int))
-
-
-def _figure(value: object, form: str) -> str:
-    is_number = isinstance(value, int | float) and abs(value) < LARGEST
-    return number(value if is_number else None, form)
-
-
-def _steps(count: int) -> str:
-    return f"{count} step" if count == 1 else f"{count} steps"
 
 
 def _shown(value: object) -> str:

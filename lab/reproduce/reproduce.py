@@ -11,12 +11,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from lab.analysis.reproduction import Records, compare, report
 from lab.compose.overrides import run_name
 from lab.config.keys import Config
 from lab.config.schema import ConfigError
 from lab.machine.machine import Machine
 from lab.machine.probe import probe_machine
+from lab.reproduce.compare_records import Records, compare
+from lab.reproduce.report import report
 from lab.supervise import experiment
 from lab.supervise.run_supervisor import LOOSE
 from lab.tracking.closing import relative

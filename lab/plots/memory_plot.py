@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lab.analysis.curves import BINS, Columns, Curve, read_columns, read_reloads, smoothed, thinned
-from lab.analysis.look import INK, MUTED, plain
 from lab.config.keys import Config
 from lab.config.schema import ConfigError
+from lab.plots.curves import BINS, Columns, Curve, read_columns, read_reloads, smoothed, thinned
+from lab.plots.style import INK, MUTED, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,1 +1,0 @@
-"""What a run's files say, once they are written: summaries and pictures."""

@@ -1,0 +1,1 @@
+"""What makes test data and models; not in the wheel."""
