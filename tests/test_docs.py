@@ -264,7 +264,7 @@ def run_lab_sync(arguments: Sequence[str], place: Path, fixture: Fixture) -> Non
 
 
 def run_wandb_sweep(arguments: Sequence[str], place: Path, _: Fixture) -> None:
-    [file] = arguments  # tests/test_sweepers.py runs what W&B's agent makes of it
+    [file] = arguments  # tests/sweep/test_sweepers.py runs what W&B's agent makes of it
     assert yaml.safe_load(text_of(ROOT / file))["program"] == "train.py"
     assert "[OPTIONS] CONFIG" in call(WANDB, "sweep", "--help", cwd=place)
 

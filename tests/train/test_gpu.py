@@ -13,7 +13,7 @@ import pytest
 
 from lab.config.units import GB
 from tests.runs import start
-from tests.test_exact import METHODS, STRAIGHT, assert_same
+from tests.train.test_exact import METHODS, STRAIGHT, assert_same
 
 pytestmark = pytest.mark.gpu
 

@@ -141,7 +141,7 @@ def run_cli(*arguments, cwd):
     return subprocess.run(
         [sys.executable, "-m", "lab.cli", "compare", *map(str, arguments)],
         check=False, cwd=cwd, capture_output=True, text=True,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
     )  # fmt: skip
 
 

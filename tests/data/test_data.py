@@ -287,7 +287,7 @@ def test_the_training_process_imports_nothing_heavy():
         "numpy",
     ]
     run = [sys.executable, "-c", code, *heavy]
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
     environment = os.environ | {"PYTHONPATH": str(root)}
     done = subprocess.run(run, check=True, capture_output=True, text=True, env=environment)
     assert done.stdout.strip() == "[]"

@@ -131,7 +131,7 @@ def test_the_parent_pays_for_wandb_rich_and_matplotlib_only_when_it_uses_them():
         "sys.exit(str([m for m in ('mlx', 'wandb', 'rich', 'matplotlib', 'hydra') "
         "if m in sys.modules]))"
     )
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[2]
     out = subprocess.run(
         [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False
     )

@@ -18,7 +18,7 @@ from lab.config.keys import Config
 from lab.records import objective
 from tests.composing import ROOT
 from tests.runs import jsonl
-from tests.test_sweep import (
+from tests.sweep.test_sweep import (
     LONG,
     interrupt,
     new_sweep,
@@ -28,8 +28,8 @@ from tests.test_sweep import (
     states,
     sweep,
 )
-from tests.test_wandb import inspect
 from tests.tracked import SUMMARY, make_config
+from tests.tracking.test_wandb import inspect
 
 PLUGINLESS = """
 import sys, hydra_plugins

@@ -13,7 +13,7 @@ import pytest
 
 from lab.config.schema import ConfigError
 from tests.runs import Run, config_of, start
-from tests.test_exact import METHODS, STRAIGHT, assert_same
+from tests.train.test_exact import METHODS, STRAIGHT, assert_same
 
 pytestmark = pytest.mark.pretrained
 

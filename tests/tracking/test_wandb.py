@@ -171,7 +171,7 @@ def close_online(folder: Path, finish_seconds: float, **env: str) -> tuple[list[
     out = subprocess.run(
         [sys.executable, "-c", ONLINE, str(folder), str(finish_seconds)],
         env=os.environ | {"HOME": str(folder), "NETRC": str(folder / "netrc")} | env,
-        cwd=Path(__file__).parent.parent,
+        cwd=Path(__file__).parents[2],
         check=True,
         capture_output=True,
         text=True,

@@ -19,7 +19,7 @@ from lab.machine.probe import probe_machine
 from lab.sweep.index import Index, Job
 from tests.composing import ROOT
 from tests.runs import QUICK, jsonl
-from tests.test_sweep import Done, jobs_below, new_sweep, resumed, run_of, states
+from tests.sweep.test_sweep import Done, jobs_below, new_sweep, resumed, run_of, states
 
 LAUNCHERS = ("joblib", "submitit_local")
 SLOW_SUBMITIT = pytest.param("submitit_local", marks=pytest.mark.slow)
