@@ -8,10 +8,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lab.compare.comparison import Comparison, compare, shown
+from lab.compare.comparison import Comparison, compare, format_setting
+from lab.compare.figure import draw
+from lab.compare.find import find_runs
 from lab.compare.page import render
-from lab.compare.paper import draw
-from lab.compare.runs import find_runs, read_run
+from lab.compare.read import read_run
 from lab.tracking.closing import relative
 from lab.tracking.text import number, short_names
 
@@ -19,15 +20,18 @@ if TYPE_CHECKING:
     from polars import DataFrame
     from rich.table import Table
 
-TOGETHER = Path("outputs/compare")  # where runs of several folders are compared
-SETTINGS = 4  # columns of a terminal
-NOTES = 20  # lines of it
+COMBINED_FOLDER = Path("outputs/compare")  # where runs of several folders are compared
+TERMINAL_SETTINGS = 4  # columns of the printed table
+TERMINAL_NOTES = 20  # printed lines
 
 
 def compare_runs(folders: Sequence[Path], *, as_csv: bool = False) -> int:
-    """Compare all runs in these folders, and say what came out.
+    """Compare all runs in these folders: write a page, a picture and a table, print a table.
 
-    The files lie in the folder, or where there are several in ``outputs/compare``.
+    The files go into the folder, or into ``outputs/compare`` if there are several.
+
+    Arguments:
+        as_csv: write ``compare.csv`` in place of ``compare.parquet``.
 
     Returns:
         The exit code: 1 if a file could not be written.
@@ -37,10 +41,10 @@ def compare_runs(folders: Sequence[Path], *, as_csv: bool = False) -> int:
     """
     found = find_runs(folders)
     made = datetime.now().astimezone()
-    runs = [read_run(place) for place in found.places]
+    runs = [read_run(location) for location in found.locations]
     folder, title = folders[0], folders[0].resolve().name
     if len(folders) > 1:
-        folder, title = TOGETHER, f"{len(runs)} runs of {len(folders)} folders"
+        folder, title = COMBINED_FOLDER, f"{len(runs)} runs of {len(folders)} folders"
     comparison = compare(runs, title=title, notes=found.notes)
     table = table_of(comparison)
     writers: dict[str, Callable[[Path], Any]] = {
@@ -61,7 +65,7 @@ def compare_runs(folders: Sequence[Path], *, as_csv: bool = False) -> int:
             temporary.replace(folder / name)
     except OSError as error:
         problem = f"cannot write to {folder}: {error.strerror or error}"
-    _tell(comparison)  # after the files: whoever reads it may leave early
+    _print_comparison(comparison)  # after the files: the reader of a pipe may leave early
     if problem:
         print(problem, file=sys.stderr)
         return 1
@@ -74,7 +78,7 @@ def compare_runs(folders: Sequence[Path], *, as_csv: bool = False) -> int:
 
 
 def table_of(comparison: Comparison) -> DataFrame:
-    """One row a run: what it was, what came out."""
+    """The table of ``compare.parquet``: one row a run, its settings and its figures."""
     import polars as pl
 
     entries = comparison.entries
@@ -93,23 +97,23 @@ def table_of(comparison: Comparison) -> DataFrame:
             )
         },
         **{f"reloads/{r}": [e.run.figures.reloads.get(r, 0) for e in entries] for r in reasons},
-        "loss_curve": [entry.same for entry in entries],
+        "loss_curve": [entry.loss_match for entry in entries],
     }  # fmt: skip
     return pl.DataFrame(columns)
 
 
 def _column(values: list[Any]) -> list[Any]:
-    """The values as they are where they are of one kind, else as text."""
+    """A column of one type: numbers or booleans where all are, else text."""
     kinds = {type(value) for value in values if value is not None}
     if kinds <= {int, float}:
         return [v if v is None or kinds == {int} else float(v) for v in values]
-    return values if kinds <= {bool} else [None if v is None else shown(v) for v in values]
+    return values if kinds <= {bool} else [None if v is None else format_setting(v) for v in values]
 
 
 # --- On the console -----------------------------------------------------------------------------
 
 
-def _tell(comparison: Comparison) -> None:
+def _print_comparison(comparison: Comparison) -> None:
     from rich.console import Console
     from rich.measure import Measurement
 
@@ -118,16 +122,16 @@ def _tell(comparison: Comparison) -> None:
     needed = Measurement.get(console, console.options.update(max_width=1000), table).maximum
     console.width = max(console.width, needed)  # a line that wraps is better than one that is cut
     console.print(table)
-    for note in comparison.notes[:NOTES]:
+    for note in comparison.notes[:TERMINAL_NOTES]:
         console.print(f"note     {note}", soft_wrap=True)
-    if len(comparison.notes) > NOTES:
-        console.print(f"note     and {len(comparison.notes) - NOTES} more, see the page")
+    if len(comparison.notes) > TERMINAL_NOTES:
+        console.print(f"note     and {len(comparison.notes) - TERMINAL_NOTES} more, see the page")
 
 
 def _console_table(comparison: Comparison) -> Table:
     from rich.table import Table
 
-    names = short_names(comparison.keys)[:SETTINGS]
+    names = short_names(comparison.keys)[:TERMINAL_SETTINGS]
     figures = ("steps", "loss", "peak GB", "reloads", "overhead", "tokens/s")
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
     for name in ("run", *names, "state", *figures, "loss curve"):
@@ -136,7 +140,7 @@ def _console_table(comparison: Comparison) -> Table:
         result = entry.run.figures
         table.add_row(
             str(entry.number),
-            *entry.values[:SETTINGS],
+            *entry.values[:TERMINAL_SETTINGS],
             entry.run.state,
             f"{result.steps:,}",
             number(result.final_loss, ".4f"),
@@ -144,6 +148,6 @@ def _console_table(comparison: Comparison) -> Table:
             str(sum(result.reloads.values())),
             number(result.overhead_fraction, ".1%"),
             number(result.tokens_per_second, ",.0f"),
-            entry.same or "-",
+            entry.loss_match or "-",
         )
     return table

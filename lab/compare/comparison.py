@@ -1,4 +1,4 @@
-"""Runs side by side: what differs between them, and which learned the same; pure decisions."""
+"""Pure comparison of runs: settings that differ, losses that are equal, the Pareto front."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from lab.compare.runs import Run
+from lab.compare.read import Run
 from lab.tracking.text import clean, short_names
 
-# What a swept group is called in a config.
-LEAVES = {
+# The key that names the chosen option of a swept config group.
+GROUP_KEYS = {
     "model": "model.name",
     "data": "data.name",
     "adapter": "adapter.kind",
@@ -21,16 +21,16 @@ LEAVES = {
     "reload": "reload.policy",
     "hardware": "hardware.name",
 }
-FIRST = ("trainer", "model", "data", "adapter", "reload")  # of what was not swept
-# Not told as a difference: it follows from the rest, or says nothing about the run itself.
-UNTOLD = ("version", "name", "hardware", "tracker", "objective", "sweep")
-# Does not touch what is learned.
-UNLEARNED = (*UNTOLD, "reload", "memory", "worker", "checkpoint", "fault")
-UNLEARNED_KEYS = ("train.val_interval_steps", "train.val_batches")
+FIRST_GROUPS = ("trainer", "model", "data", "adapter", "reload")  # of the settings not swept
+# Not shown as differences: they follow from other settings, or say nothing about the training.
+HIDDEN_GROUPS = ("version", "name", "hardware", "tracker", "objective", "sweep")
+# Losses are equal bit for bit whatever these are.
+NOT_AFFECTING_LOSS = (*HIDDEN_GROUPS, "reload", "memory", "worker", "checkpoint", "fault")
+KEYS_NOT_AFFECTING_LOSS = ("train.val_interval_steps", "train.val_batches")
 
-NAMED_BY = 3  # settings in a label, where no sweep says which
-LONGEST = 28  # letters of a value
-FEW_STEPS = 400
+LABEL_SETTINGS = 3  # in a label, where no sweep says which
+VALUE_LETTERS = 28
+FEW_STEPS = 400  # from more on, losses are shown smoothed first
 REFERENCE = "reference"
 
 
@@ -39,28 +39,29 @@ class Entry:
     """One run in a comparison.
 
     Attributes:
-        number: its place, or that of the job in its sweep.
+        number: its job number in a sweep, else its index among the runs.
         label: number and settings, e.g. ``1: interval_steps=10``.
-        short: the same without the settings' names, for a legend that has them as its title.
+        short: number and values only, for a legend whose title names the settings.
         values: the settings that differ, as text, in the order of the comparison's keys.
-        same: how its loss stands to that of the run that learns with the same settings.
+        loss_match: its loss against that of the longest run with the same learning settings:
+            ``reference``, ``= NUMBER``, ``≠ NUMBER from step STEP``; empty if there is no other.
     """
 
     number: int
     label: str
     short: str
     values: tuple[str, ...]
-    same: str
+    loss_match: str
     run: Run
 
     def range(self, figure: str) -> tuple[float, float] | None:
-        """The lowest and the highest of one memory figure over the whole run, in GB."""
+        """Minimum and maximum of one memory figure over the run, in GB; None without values."""
         values = self.run.columns[f"memory/{figure}_gb"]
         there = values[~np.isnan(values)]
         return (float(there.min()), float(there.max())) if len(there) else None
 
-    def place(self, figure: str) -> tuple[float, float] | None:
-        """Overhead and peak, if both are known."""
+    def overhead_and_peak(self, figure: str) -> tuple[float, float] | None:
+        """Overhead (fraction of the time) and peak of one memory figure (GB), if both are known."""
         overhead, known = self.run.figures.overhead_fraction, self.range(figure)
         return None if overhead is None or known is None else (overhead, known[1])
 
@@ -71,8 +72,8 @@ class Comparison:
 
     Attributes:
         keys: settings that differ, swept ones first.
-        named_by: those of them that make a label.
-        notes: what the reader should know before he compares, one line each.
+        named_by: the keys in the labels, swept ones if there are any.
+        notes: caveats and unreadable files, one line each.
     """
 
     title: str
@@ -83,34 +84,36 @@ class Comparison:
 
     @property
     def figure(self) -> str:
-        """The memory figure to show first: one that most runs' policies look at."""
+        """The memory figure shown first: ``process`` if most policies watch it, else ``peak``."""
         metrics = [e.run.settings.get("reload.metric", "process") for e in self.entries]
         return "process" if 2 * metrics.count("process") >= len(metrics) else "peak"
 
     @property
     def is_long(self) -> bool:
-        """Whether there are so many steps that their losses are a band of noise."""
+        """Whether there are too many steps to read a loss curve that is not smoothed."""
         return max((len(entry.run.columns) for entry in self.entries), default=0) > FEW_STEPS
 
 
 def compare(runs: Sequence[Run], *, title: str, notes: Iterable[str] = ()) -> Comparison:
-    """Decide what is told of these runs.
+    """Compare runs by their settings and losses.
 
     Arguments:
-        notes: lines that come before those found here.
+        notes: put before the notes found here.
     """
-    swept = [LEAVES.get(key, key) for key in dict.fromkeys(k for run in runs for k in run.swept)]
+    swept = [
+        GROUP_KEYS.get(key, key) for key in dict.fromkeys(k for run in runs for k in run.swept)
+    ]
     keys = differing(runs, swept)
-    named_by = [key for key in keys if key in swept] or keys[:NAMED_BY]
+    named_by = [key for key in keys if key in swept] or keys[:LABEL_SETTINGS]
     numbers = _numbers(runs)
-    same = sameness(runs, numbers)
+    matches = match_losses(runs, numbers)
     entries = tuple(
         Entry(
             number=number,
             label=f"{number}: {', '.join(_named(run, named_by)) or _own_name(run)}",
             short=f"{number}: {', '.join(_values(run, named_by)) or _own_name(run)}",
-            values=tuple(shown(_value(run, key)) for key in keys),
-            same=same[i],
+            values=tuple(format_setting(_value(run, key)) for key in keys),
+            loss_match=matches[i],
             run=run,
         )
         for i, (number, run) in enumerate(zip(numbers, runs, strict=True))
@@ -136,17 +139,17 @@ def _numbers(runs: Sequence[Run]) -> list[int]:
 
 
 def differing(runs: Sequence[Run], swept: Sequence[str] = ()) -> list[str]:
-    """The settings that are not the same in all runs whose settings are known."""
+    """The settings that differ between the runs whose settings are known, swept ones first."""
     known = [run.settings for run in runs if run.settings]
     keys = dict.fromkeys(key for settings in known for key in settings)
     found = [
         key
         for key in keys
-        if (_group(key) not in UNTOLD or key in swept or key == "hardware.name")
-        and len({shown(settings.get(key)) for settings in known}) > 1
+        if (_group(key) not in HIDDEN_GROUPS or key in swept or key == "hardware.name")
+        and len({format_setting(settings.get(key)) for settings in known}) > 1
     ]
-    first = {group: i for i, group in enumerate(FIRST)}
-    found.sort(key=lambda key: first.get(_group(key), len(FIRST)))
+    first = {group: i for i, group in enumerate(FIRST_GROUPS)}
+    found.sort(key=lambda key: first.get(_group(key), len(FIRST_GROUPS)))
     return sorted(found, key=lambda key: swept.index(key) if key in swept else len(swept))
 
 
@@ -155,9 +158,11 @@ def _group(key: str) -> str:
 
 
 def _named(run: Run, keys: Sequence[str]) -> list[str]:
-    names, known = short_names(keys), run.settings or run.asked
+    names, known = short_names(keys), run.settings or run.overrides
     pairs = zip(names, keys, strict=True)
-    return [f"{name}={clipped(shown(_value(run, key)))}" for name, key in pairs if key in known]
+    return [
+        f"{name}={clipped(format_setting(_value(run, key)))}" for name, key in pairs if key in known
+    ]
 
 
 def _values(run: Run, keys: Sequence[str]) -> list[str]:
@@ -165,15 +170,15 @@ def _values(run: Run, keys: Sequence[str]) -> list[str]:
 
 
 def _own_name(run: Run) -> str:
-    return clipped(clean(run.name), 2 * LONGEST)
+    return clipped(clean(run.name), 2 * VALUE_LETTERS)
 
 
 def _value(run: Run, key: str) -> Any:
-    return run.settings.get(key) if run.settings else run.asked.get(key)
+    return run.settings.get(key) if run.settings else run.overrides.get(key)
 
 
-def shown(value: Any) -> str:
-    """A setting as it would be typed; nothing for null, which is what goes unused."""
+def format_setting(value: Any) -> str:
+    """A setting as typed on the command line; empty for null, the value of an unused one."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -183,7 +188,7 @@ def shown(value: Any) -> str:
     return clean(str(value))
 
 
-def clipped(text: str, longest: int = LONGEST) -> str:
+def clipped(text: str, longest: int = VALUE_LETTERS) -> str:
     return text if len(text) <= longest else f"{text[: longest // 2]}…{text[-longest // 2 + 1 :]}"
 
 
@@ -200,7 +205,7 @@ def _caveats(runs: Sequence[Run]) -> list[str]:
     ]
     if len(names["data"]) < 2 and len({run.data for run in known if run.data}) > 1:
         lines.append("the runs learned from different data: its fingerprints differ")
-    steps = Counter(shown(run.settings.get("train.steps")) for run in known)
+    steps = Counter(format_setting(run.settings.get("train.steps")) for run in known)
     steps.pop("", None)
     if len(steps) > 1:
         lines.append(f"the runs differ in length: train.steps={', '.join(sorted(steps, key=int))}")
@@ -208,46 +213,52 @@ def _caveats(runs: Sequence[Run]) -> list[str]:
 
 
 def _source(runs: Sequence[Run], group: str) -> list[str]:
-    """The models, or the data, of runs, each once."""
+    """The distinct models, or the distinct data, of these runs."""
     found: dict[tuple[Any, ...], str] = {}
     for run in runs:
         parts = tuple(run.settings.get(f"{group}.{key}") for key in ("name", "path", "hub_id"))
         if any(parts):
-            found.setdefault(parts, shown(next(part for part in reversed(parts) if part)))
+            found.setdefault(parts, format_setting(next(part for part in reversed(parts) if part)))
     return [clipped(name, 60) for name in found.values()]
 
 
-# --- What was learned ---------------------------------------------------------------------------
+# --- Losses -------------------------------------------------------------------------------------
 
 
-def sameness(runs: Sequence[Run], numbers: Sequence[int]) -> list[str]:
-    """How the loss of each run stands to that of the longest run that learns with its settings.
+def match_losses(runs: Sequence[Run], numbers: Sequence[int]) -> list[str]:
+    """Compare the loss of each run with that of the longest run with the same learning settings.
 
-    They must be equal in every bit at every step that both have.
+    Equal means bit for bit at every step that both have.
+
+    Arguments:
+        numbers: of the runs, as they are printed.
+
+    Returns:
+        One text for each run, see :class:`Entry`.
     """
     alike: dict[tuple[Any, ...], list[int]] = {}
     for i, run in enumerate(runs):
         if run.settings and len(run.columns):
-            alike.setdefault(_learning(run.settings), []).append(i)
+            alike.setdefault(_learning_settings(run.settings), []).append(i)
     result = [""] * len(runs)
     for members in alike.values():
         reference = max(members, key=lambda i: (len(runs[i].columns), -i))
         for i in members if len(members) > 1 else ():
-            result[i] = _stands(runs[i], runs[reference], numbers[reference])
+            result[i] = _loss_match(runs[i], runs[reference], numbers[reference])
         if len(members) > 1:
             result[reference] = REFERENCE
     return result
 
 
-def _learning(settings: Mapping[str, Any]) -> tuple[Any, ...]:
+def _learning_settings(settings: Mapping[str, Any]) -> tuple[Any, ...]:
     return tuple(
         (key, repr(value))
         for key, value in sorted(settings.items())
-        if _group(key) not in UNLEARNED and key not in UNLEARNED_KEYS
+        if _group(key) not in NOT_AFFECTING_LOSS and key not in KEYS_NOT_AFFECTING_LOSS
     )
 
 
-def _stands(run: Run, reference: Run, number: int) -> str:
+def _loss_match(run: Run, reference: Run, number: int) -> str:
     steps = min(len(run.columns), len(reference.columns))
     same = np.ones(steps, bool)
     for key in ("step", "loss"):
@@ -259,9 +270,9 @@ def _stands(run: Run, reference: Run, number: int) -> str:
 
 
 def agreement(entries: Sequence[Entry]) -> str:
-    """In a few words, whether runs that learn with the same settings have the same loss."""
-    alike = [entry.same for entry in entries if entry.same]
-    different = sum(same.startswith("≠") for same in alike)
+    """Sum up the loss matches of all runs in a few words; empty if none can be compared."""
+    alike = [entry.loss_match for entry in entries if entry.loss_match]
+    different = sum(match.startswith("≠") for match in alike)
     kinds = alike.count(REFERENCE)
     if different:
         return f"{different} of {len(alike)} runs differ from one with the same settings"
@@ -270,18 +281,18 @@ def agreement(entries: Sequence[Entry]) -> str:
     return f"the same in every bit in {len(alike)} runs" if alike else ""
 
 
-# --- What is worth choosing ---------------------------------------------------------------------
+# --- Overhead against peak memory ---------------------------------------------------------------
 
 
-def front(entries: Sequence[Entry], figure: str) -> list[tuple[float, float]]:
-    """Overhead and peak of the completed runs that no other one beats in both, by overhead."""
+def overhead_peak_front(entries: Sequence[Entry], figure: str) -> list[tuple[float, float]]:
+    """The Pareto front of overhead and peak over the completed runs, or over all if none is."""
     completed = [entry for entry in entries if entry.run.state == "completed"]
-    points = [entry.place(figure) for entry in completed or entries]
-    return pareto([point for point in points if point is not None])
+    points = [entry.overhead_and_peak(figure) for entry in completed or entries]
+    return pareto_front([point for point in points if point is not None])
 
 
-def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The points for which no other is at most as large in both, and not the same."""
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The Pareto front, sorted: the points that no other one is at most as large as in both."""
     kept: list[tuple[float, float]] = []
     for point in sorted(set(points)):
         if not kept or point[1] < kept[-1][1]:

@@ -1,4 +1,4 @@
-"""Where the charts of a comparison are on the page: memory, loss and speed, the front beside."""
+"""Plotly layout of the page: memory, loss and speed below each other, the Pareto front beside."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from lab.compare.comparison import Comparison, agreement
-from lab.compare.traces import UNITS, escaped, last, time_unit
-from lab.plots.curves import FIGURES
+from lab.compare.traces import TIME_UNITS, escaped, longest, time_unit
+from lab.plots.columns import MEMORY_FIGURES
 from lab.plots.style import GRID, INK, MUTED
 from lab.tracking.text import short_names
 
@@ -40,7 +40,7 @@ ALONG = {
 
 
 def layout(comparison: Comparison) -> dict[str, Any]:
-    """Plotly's layout; what the reader's choices change in it is left out."""
+    """Plotly's layout, without what the page's switches set."""
     return {
         "xaxis": _axis("y", LEFT, **ALONG, showticklabels=False, autorangeoptions={"clipmin": 0}),
         "xaxis2": _axis("y2", LEFT, **ALONG, showticklabels=False, matches="x"),
@@ -76,20 +76,20 @@ def layout(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def room(comparison: Comparison) -> dict[str, tuple[float, float]]:
-    """What the axes of memory must hold, by figure: differences of a percent do not fill them."""
+def memory_ranges(comparison: Comparison) -> dict[str, tuple[float, float]]:
+    """Range of the memory axes in GB, by figure; wide enough that 1 % differences look small."""
     found = {}
-    for figure in FIGURES:
+    for figure in MEMORY_FIGURES:
         ranges = [r for entry in comparison.entries if (r := entry.range(figure)) is not None]
         low, high = (min(r[0] for r in ranges), max(r[1] for r in ranges)) if ranges else (0, 1)
         found[figure] = (0.9 * low, 1.03 * high)
     return found
 
 
-def last_of(comparison: Comparison) -> dict[str, float]:
-    """Where the curves end, over steps and over time in its unit, and a little room."""
-    time = last(comparison, "time") / UNITS[time_unit(comparison)]
-    return {"step": 1.01 * last(comparison, "step") or 1, "time": 1.01 * time or 1}
+def axis_ends(comparison: Comparison) -> dict[str, float]:
+    """Ends of the horizontal axis, in steps and in the time unit: the longest run and 1 %."""
+    time = longest(comparison, "time") / TIME_UNITS[time_unit(comparison)]
+    return {"step": 1.01 * longest(comparison, "step") or 1, "time": 1.01 * time or 1}
 
 
 def _legend_title(comparison: Comparison) -> str:

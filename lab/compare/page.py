@@ -1,4 +1,4 @@
-"""compare.html: runs side by side on one page, which needs nothing but a browser."""
+"""compare.html: one self-contained page that compares runs in a browser without a network."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from lab.compare.comparison import Comparison, Entry
-from lab.compare.layout import TITLES, last_of, layout, room
+from lab.compare.layout import TITLES, axis_ends, layout, memory_ranges
 from lab.compare.palette import palettes
 from lab.compare.traces import LOSSES, Trace, first_loss, time_unit, traces_of
 from lab.tracking.text import clean, duration, number, short_names
 
-FIGURES = (
+FIGURE_HEADS = (
     "state", "steps", "peak GB", "MLX peak GB", "mean GB", "slope MB/step", "reloads", "overhead",
     "tokens/s", "time", "final loss", "loss curve",
 )  # fmt: skip
@@ -23,10 +23,10 @@ FIGURES = (
 
 @dataclass(frozen=True)
 class Cell:
-    """A field of the table.
+    """A cell of the table.
 
     Attributes:
-        order: what its column is sorted by.
+        order: sort key within its column.
     """
 
     text: str
@@ -35,10 +35,10 @@ class Cell:
 
 
 def render(comparison: Comparison, *, folder: Path, made: datetime) -> str:
-    """The text of the page.
+    """Render the page as HTML.
 
     Arguments:
-        folder: where the page will lie; the runs' folders are named from there.
+        folder: of the page; the runs' folders are shown relative to it.
         made: when the runs' files were read.
     """
     from jinja2 import Environment, FileSystemLoader
@@ -54,7 +54,7 @@ def render(comparison: Comparison, *, folder: Path, made: datetime) -> str:
         comparison=comparison,
         heads=[
             *zip(short_names(comparison.keys), comparison.keys, strict=True),
-            *zip(FIGURES, FIGURES, strict=True),
+            *zip(FIGURE_HEADS, FIGURE_HEADS, strict=True),
         ],
         rows=[
             (entry, cells(entry), clean(os.path.relpath(entry.run.folder, folder)))
@@ -81,14 +81,14 @@ def _data(comparison: Comparison, traces: list[Trace]) -> dict[str, Any]:
         "figure": json.loads(figure.to_json() or ""),
         "traces": [trace.packed() for trace in traces],
         "titles": TITLES,
-        "room": room(comparison),
-        "last": last_of(comparison),
+        "room": memory_ranges(comparison),
+        "last": axis_ends(comparison),
         "unit": time_unit(comparison),
     }
 
 
 def cells(entry: Entry) -> list[Cell]:
-    """The row of a run, without its number."""
+    """The cells of a run's row after its number."""
     run, figures = entry.run, entry.run.figures
     reloads = ", ".join(f"{count} {reason}" for reason, count in figures.reloads.items())
     return [
@@ -104,7 +104,7 @@ def cells(entry: Entry) -> list[Cell]:
         _figure(figures.tokens_per_second, ",.0f"),
         Cell(duration(figures.seconds), figures.seconds or 0.0),
         _figure(figures.final_loss, ".4f"),
-        Cell(entry.same or "-", entry.same, is_number=False),
+        Cell(entry.loss_match or "-", entry.loss_match, is_number=False),
     ]
 
 

@@ -1,4 +1,4 @@
-"""One colour a run, on the page and on paper alike."""
+"""The colour and the dashes of each run, the same on the page and in the picture."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lab.plots.style import MUTED
 FEW = ("#1864ab", "#e8590c", "#2b8a3e", "#5f3dc4", "#c92a2a", "#0b7285", "#a61e4d", "#846358")
 DASHES = ("solid", "dash", "dot", "dashdot")  # as plotly names them
 BY_RUN = "run"
-MANY = 12  # runs; more are thin lines without dashes
+MANY = 12  # runs; more get thin lines without dashes
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,8 @@ class Palette:
 
     Attributes:
         by: the setting that decides, or ``run``.
-        colours: by the runs' places.
-        scale: of a setting that is a number of many values, these in order with their colours.
+        colours: one for each entry of the comparison, in its order.
+        scale: the values of a numeric setting in order, with their colours; else empty.
     """
 
     by: str
@@ -30,7 +30,7 @@ class Palette:
 
 
 def palettes(comparison: Comparison) -> list[Palette]:
-    """The ways to colour these runs; the first says most of their memory."""
+    """The palettes to choose from; reload and memory settings first, one colour a run last."""
     keys = sorted(comparison.named_by, key=lambda key: not key.startswith(("reload.", "memory.")))
     return [
         *(_by_setting(comparison, key) for key in keys),
@@ -39,7 +39,7 @@ def palettes(comparison: Comparison) -> list[Palette]:
 
 
 def _by_setting(comparison: Comparison, key: str) -> Palette:
-    """Numbers of three values or more get a scale, in even steps, anything else a colour each."""
+    """Three or more distinct numbers get a scale in even steps, other values a colour each."""
     values = [entry.run.settings.get(key) for entry in comparison.entries]
     known = [value for value in values if value is not None]
     numbers = sorted({float(v) for v in known if _is_number(v)})
@@ -58,7 +58,7 @@ def _distinct(count: int) -> Sequence[str]:
 
 
 def dashes(comparison: Comparison) -> list[str]:
-    """How the lines of few runs are broken: by a setting of few values, not that which colours."""
+    """Dash styles of at most ``MANY`` runs, by a setting that does not colour them already."""
     entries = comparison.entries
     for key in comparison.named_by if len(entries) <= MANY else ():
         values = [str(entry.run.settings.get(key)) for entry in entries]
@@ -69,7 +69,7 @@ def dashes(comparison: Comparison) -> list[str]:
 
 
 def _sampled(name: str, count: int, low: float, high: float) -> Sequence[str]:
-    """Colours of one of matplotlib's maps, evenly from one end to the other."""
+    """Evenly spaced colours of one of matplotlib's colour maps between ``low`` and ``high``."""
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
 

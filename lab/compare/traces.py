@@ -1,4 +1,4 @@
-"""The curves and points of a comparison, as plotly draws them."""
+"""The plotly traces of a comparison: its curves, reloads and points."""
 
 from __future__ import annotations
 
@@ -11,27 +11,30 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lab.compare.comparison import Comparison, Entry, front
+from lab.compare.comparison import Comparison, Entry, overhead_peak_front
 from lab.compare.palette import MANY, dashes, palettes
-from lab.plots.curves import BINS, FIGURES, Columns, Values, extremes
+from lab.plots.columns import MEMORY_FIGURES, Columns
+from lab.plots.curves import BINS, Values, extremes
 from lab.plots.style import MUTED
 
-POINTS = 60_000  # of one kind of curve over all runs, so that the page stays light
+MOST_POINTS = 60_000  # of one kind of curve over all runs, so that the page stays light
 FEWEST_BINS = 100
-MARKS = 3_000  # reloads that are marked, over all runs
-FEWEST_MARKS = 12
-RIBBONS = 6  # equal curves that can be drawn as one ribbon
+MOST_RELOAD_MARKS = 3_000  # over all runs
+FEWEST_RELOAD_MARKS = 12  # of one run
+RIBBONS = 6  # runs whose equal curves can be told apart by their widths
 
-UNITS = {"s": 1, "min": 60, "h": 3600}
+TIME_UNITS = {"s": 1, "min": 60, "h": 3600}
 LOSSES = ("every step", "smoothed", "validation")
 
 
 @dataclass(frozen=True)
-class Part:
-    """The points of one trace for one choice of the reader's.
+class TracePoints:
+    """The points of one trace for one position of its switch.
 
     Attributes:
-        texts: what hovering says of each point beside its numbers.
+        step: x over steps.
+        time: x over time, in the page's time unit.
+        texts: hover text of each point beside its numbers; empty if there is none.
     """
 
     step: Values
@@ -40,7 +43,7 @@ class Part:
     texts: tuple[str, ...] = ()
 
     def packed(self) -> dict[str, Any]:
-        """For JSON; numbers as 32-bit floats in base64, a third of their length in digits."""
+        """For JSON: numbers as base64 of little-endian float32, a third as long as digits."""
         numbers = {"step": self.step, "time": self.time, "y": self.y}
         texts = {"texts": self.texts} if self.texts else {}
         return {name: _base64(values) for name, values in numbers.items()} | texts
@@ -52,19 +55,19 @@ def _base64(values: Values) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Trace:
-    """One of plotly's traces, whose points the reader chooses.
+    """A plotly trace whose points are set by the page's switches.
 
     Attributes:
         style: everything but the points.
-        parts: the points, by what is chosen.
-        switch: the choice, ``memory`` or ``loss``; empty where there is one part only.
-        run: place of the run among the entries; None for what belongs to none.
-        hover: templates, by what the horizontal axis shows.
-        widths: of its line, likewise; empty for what has no line.
+        parts: the points, by the position of the switch.
+        switch: ``memory`` or ``loss``; empty where there is one part only.
+        run: index of its run among the entries; None for what belongs to no run.
+        hover: hover templates for the horizontal axes ``step`` and ``time``.
+        widths: line widths for the same; empty for markers.
     """
 
     style: Mapping[str, Any]
-    parts: Mapping[str, Part]
+    parts: Mapping[str, TracePoints]
     switch: str = ""
     run: int | None = None
     hover: Mapping[str, str] = field(default_factory=dict)
@@ -77,7 +80,7 @@ class Trace:
 
 
 def traces_of(comparison: Comparison) -> list[Trace]:
-    """All traces: five a run, in the same order for each, and the front."""
+    """All traces: five a run, in the same order for each, then the Pareto front."""
     unit = time_unit(comparison)
     drawn = zip(
         comparison.entries, palettes(comparison)[0].colours, dashes(comparison), strict=True
@@ -85,34 +88,36 @@ def traces_of(comparison: Comparison) -> list[Trace]:
     return [
         *(
             trace
-            for place, (entry, colour, dash) in enumerate(drawn)
-            for trace in _Pen(place, entry, colour, dash, len(comparison.entries), unit).traces()
+            for index, (entry, colour, dash) in enumerate(drawn)
+            for trace in _RunTraces(
+                index, entry, colour, dash, len(comparison.entries), unit
+            ).traces()
         ),
         _front(comparison.entries),
     ]
 
 
 def time_unit(comparison: Comparison) -> str:
-    """The unit that the longest run's time is read in."""
-    longest = last(comparison, "time")
-    return "s" if longest < 600 else "min" if longest < 4 * 3600 else "h"
+    """The time unit of all charts, from the longest run."""
+    seconds = longest(comparison, "time")
+    return "s" if seconds < 600 else "min" if seconds < 4 * 3600 else "h"
 
 
 def first_loss(comparison: Comparison) -> str:
     return LOSSES[1] if comparison.is_long else LOSSES[0]
 
 
-def last(comparison: Comparison, key: str) -> float:
-    """How far the longest run goes."""
+def longest(comparison: Comparison, key: str) -> float:
+    """The largest step or time (s) over all runs; 0 without rows."""
     columns = [entry.run.columns[key] for entry in comparison.entries]
     return max((float(np.nanmax(values, initial=0.0)) for values in columns), default=0.0)
 
 
 @dataclass(frozen=True)
-class _Pen:
-    """Draws one run among ``count``."""
+class _RunTraces:
+    """Make the traces of one run among ``count``."""
 
-    place: int
+    index: int
     entry: Entry
     colour: str
     dash: str
@@ -136,7 +141,7 @@ class _Pen:
             "type": "scatter",
             "mode": mode,
             "name": escaped(self.entry.short),
-            "legendgroup": f"run{self.place}",
+            "legendgroup": f"run{self.index}",
             "showlegend": False,
             "xaxis": f"x{number}",
             "yaxis": f"y{number}",
@@ -149,23 +154,23 @@ class _Pen:
     def _memory(self) -> Trace:
         line = self._line(1.6 if self.count <= MANY else 1.0)
         return Trace(
-            style=self._style("lines", 1, line=line, showlegend=True, legendrank=self.place + 1),
-            parts={name: self._part(self._columns[f"memory/{name}_gb"]) for name in FIGURES},
+            style=self._style("lines", 1, line=line, showlegend=True, legendrank=self.index + 1),
+            parts={name: self._part(self._columns[f"memory/{name}_gb"]) for name in MEMORY_FIGURES},
             switch="memory",
-            run=self.place,
+            run=self.index,
             hover=self._hover("%{y:.3f} GB"),
         )
 
     def _loss(self) -> Trace:
         # Equal curves lie on each other: of few, each later one is thinner, so that all are seen.
-        later = self.count - 1 - self.place if self.count <= RIBBONS else 0
+        later = self.count - 1 - self.index if self.count <= RIBBONS else 0
         ribbon = 1.4 + 1.7 * later
         losses = (self._columns["loss"], self._columns.smooth("loss"), self._columns["val_loss"])
         return Trace(
             style=self._style("lines", 2, line=self._line(ribbon)),
             parts=dict(zip(LOSSES, map(self._part, losses), strict=True)),
             switch="loss",
-            run=self.place,
+            run=self.index,
             hover=self._hover("loss %{y:.4f}"),
             widths={"step": ribbon, "time": 1.4},
         )
@@ -174,20 +179,22 @@ class _Pen:
         return Trace(
             style=self._style("lines", 3, line=self._line(1.4 if self.count <= MANY else 1.0)),
             parts={"": self._part(self._columns.speed())},
-            run=self.place,
+            run=self.index,
             hover=self._hover("%{y:,.0f} tokens/s"),
         )
 
-    def _part(self, values: Values) -> Part:
-        bins = min(BINS, max(FEWEST_BINS, POINTS // (2 * self.count)))
+    def _part(self, values: Values) -> TracePoints:
+        bins = min(BINS, max(FEWEST_BINS, MOST_POINTS // (2 * self.count)))
         there = np.flatnonzero(~np.isnan(values))
         if len(there) > 2 * bins:
             there = there[extremes(values[there], bins)]
         return self._points(there, values)
 
-    def _points(self, at: NDArray[np.intp], values: Values, texts: tuple[str, ...] = ()) -> Part:
-        time = self._columns["time"][at] / UNITS[self.unit]
-        return Part(self._columns["step"][at], time, values[at], texts)
+    def _points(
+        self, at: NDArray[np.intp], values: Values, texts: tuple[str, ...] = ()
+    ) -> TracePoints:
+        time = self._columns["time"][at] / TIME_UNITS[self.unit]
+        return TracePoints(self._columns["step"][at], time, values[at], texts)
 
     def _hover(self, value: str) -> dict[str, str]:
         head, tail = f"{self._head}<br>", f"<br>{value}<extra></extra>"
@@ -197,11 +204,11 @@ class _Pen:
         }
 
     def _reloads(self) -> Trace:
-        """The reloads, on the curve of the chosen figure; of very many some, evenly."""
+        """The reloads, on the curve of the chosen figure; of very many, every n-th."""
         reloads = self.entry.run.reloads
         rows = {step: row for row, step in enumerate(self._columns["step"].tolist())}
         known = [(rows[r.step], n, r) for n, r in enumerate(reloads, 1) if r.step in rows]
-        every = max(1, -(-len(known) // max(FEWEST_MARKS, MARKS // self.count)))
+        every = max(1, -(-len(known) // max(FEWEST_RELOAD_MARKS, MOST_RELOAD_MARKS // self.count)))
         at = np.array([row for row, *_ in known[every - 1 :: every]], np.intp)
         texts = tuple(
             f"reload {n} of {len(reloads)} ({escaped(r.reason)}) after step {r.step}<br>"
@@ -220,15 +227,15 @@ class _Pen:
             style=self._style("markers", 1, marker=marker),
             parts={
                 name: self._points(at, self._columns[f"memory/{name}_gb"], texts)
-                for name in FIGURES
+                for name in MEMORY_FIGURES
             },
             switch="memory",
-            run=self.place,
+            run=self.index,
             hover={"step": hover, "time": hover},
         )
 
     def _point(self) -> Trace:
-        """The run's overhead and peak; hollow if it did not complete."""
+        """The run's overhead and peak memory; hollow if it did not complete."""
         state, size = self.entry.run.state, 11 if self.count <= MANY else 8
         marker = {"size": size, "color": self.colour, "line": {"color": "white", "width": 1}}
         if state != "completed":
@@ -237,12 +244,12 @@ class _Pen:
             f"{self._head}, {escaped(state)}"
             "<br>overhead %{x:.1f} %, peak %{y:.3f} GB<extra></extra>"
         )
-        places = {name: self.entry.place(name) for name in FIGURES}
+        points = {name: self.entry.overhead_and_peak(name) for name in MEMORY_FIGURES}
         return Trace(
             style=self._style("markers", 4, marker=marker, cliponaxis=False),
-            parts={name: _plane([place] if place else []) for name, place in places.items()},
+            parts={name: _plane([point] if point else []) for name, point in points.items()},
             switch="memory",
-            run=self.place,
+            run=self.index,
             hover={"step": hover, "time": hover},
         )
 
@@ -257,19 +264,20 @@ def _front(entries: Sequence[Entry]) -> Trace:
         "xaxis": "x4",
         "yaxis": "y4",
     }
-    parts = {name: _plane(staircase(entries, name)) for name in FIGURES}
+    parts = {name: _plane(pareto_staircase(entries, name)) for name in MEMORY_FIGURES}
     return Trace(style=style, parts=parts, switch="memory")
 
 
-def _plane(points: Sequence[tuple[float, float]]) -> Part:
+def _plane(points: Sequence[tuple[float, float]]) -> TracePoints:
     overhead, peak = np.array(points, float).reshape(-1, 2).T
-    return Part(overhead * 100, overhead * 100, peak)
+    return TracePoints(overhead * 100, overhead * 100, peak)
 
 
-def staircase(entries: Sequence[Entry], figure: str) -> list[tuple[float, float]]:
-    """The front, up and to the right as far as the runs go: all above it is beaten."""
-    points = [place for place in (entry.place(figure) for entry in entries) if place is not None]
-    steps = front(entries, figure)
+def pareto_staircase(entries: Sequence[Entry], figure: str) -> list[tuple[float, float]]:
+    """The Pareto front as a step line, prolonged to the highest and the rightmost run."""
+    known = (entry.overhead_and_peak(figure) for entry in entries)
+    points = [point for point in known if point is not None]
+    steps = overhead_peak_front(entries, figure)
     if not steps:
         return []
     (right, _), (_, top) = max(points), max(points, key=lambda point: point[1])
@@ -277,5 +285,5 @@ def staircase(entries: Sequence[Entry], figure: str) -> list[tuple[float, float]
 
 
 def escaped(text: str) -> str:
-    """Text from a run's files for plotly, which takes tags, templates and formulas for its own."""
+    """Escape text from a run's files for plotly, which reads tags, templates and TeX in it."""
     return html.escape(text, quote=False).replace("{", "&#123;").replace("$", "&#36;")

@@ -1,4 +1,4 @@
-"""memory.png: a run's memory over its steps with every reload, and below it what it learned."""
+"""memory.png: a run's memory over its steps with every reload, and its loss below."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from lab.config.keys import Config
 from lab.config.schema import ConfigError
-from lab.plots.curves import BINS, Columns, Curve, read_columns, read_reloads, smoothed, thinned
+from lab.plots.columns import Columns, read_columns, read_reloads
+from lab.plots.curves import BINS, Curve, smoothed, thinned
 from lab.plots.style import INK, MUTED, plain
 
 if TYPE_CHECKING:
@@ -32,9 +33,9 @@ COLOURS = {
 
 
 def plot_run(run_dir: Path) -> Path:
-    """Draw ``memory.png`` in a run's folder, from its files alone, and return its path.
+    """Draw ``memory.png`` in a run's folder from its files alone; return its path.
 
-    Memory is in GB of 2^30 bytes. A run without rows gives empty axes.
+    Memory is in GB of 2^30 bytes. A run without rows gets empty axes.
 
     Raises:
         OSError: the picture cannot be written.
@@ -89,7 +90,7 @@ def _draw_memory(axes: Axes, columns: Columns, config: Config | None) -> None:
 
 
 def _draw_limits(axes: Axes, limits: Mapping[str, float], highest: float) -> None:
-    """Horizontal lines; one far above the curves would flatten them and is only in the legend."""
+    """Draw horizontal lines; one far above the curves would flatten them, so only its legend."""
     style: dict[str, Any] = {"color": MUTED, "lw": 0.9, "ls": (0, (1, 2))}
     for name, limit in limits.items():
         if limit > highest * NEAR:
@@ -101,7 +102,7 @@ def _draw_limits(axes: Axes, limits: Mapping[str, float], highest: float) -> Non
 
 
 def _mark_reloads(axes: Axes, reloads: Sequence[tuple[int, str]]) -> None:
-    """A line for each reload, its reason where there is room; the legend counts them all."""
+    """Draw a line for each reload, its reason where there is room; the legend counts them all."""
     if not reloads:
         return
     room = reloads[-1][0] / LABELS
@@ -138,7 +139,7 @@ def _draw_loss(axes: Axes, columns: Columns) -> None:
 
 
 def _upright(axes: Axes, reloads: Sequence[tuple[int, str]], **style: Any) -> None:
-    """A line from bottom to top at each reload, in one object: 300 axvlines take a second."""
+    """Draw a vertical line at each reload, in one collection: 300 axvlines take a second."""
     from matplotlib.collections import LineCollection
 
     lines = [[(step, 0), (step, 1)] for step, _ in reloads]
@@ -173,7 +174,7 @@ def _note(axes: Axes, text: str, at: tuple[float, float], transform: Any, **styl
 
 
 def _config(run_dir: Path) -> Config | None:
-    """The run's config for its name and limits; the curves are worth drawing without it."""
+    """The run's config, for its name and limits; None if it cannot be read."""
     try:
         return Config.load(run_dir / "config.yaml")
     except ConfigError:

@@ -1,4 +1,4 @@
-"""How pictures of runs look, on the page and on paper: one ink, few lines."""
+"""Colours and axes style shared by memory.png, compare.png and the comparison page."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ INK, MUTED, GRID = "#1f2933", "#7b8794", "#e4e7eb"
 
 
 def plain(axes: Axes) -> None:
-    """Only what is needed to read a value: no frame, no ticks, pale horizontal lines."""
+    """Style axes plainly: no frame, no ticks, pale horizontal grid lines."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(GRID)
     axes.tick_params(colors=MUTED, labelsize=8, length=0)

@@ -1,4 +1,4 @@
-"""The rows that a run writes: their keys, and their way to a line of text and back."""
+"""Rows of ``metrics.jsonl`` and ``events.jsonl``: their keys, encoding and decoding."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ METRIC_KEYS = (
     "reload/count",
     "reload/generation",
 )
-"""Every row has these, in this order; ``val_loss`` follows where one was taken."""
+"""Keys of every row of ``metrics.jsonl``, in order; ``val_loss`` follows after a validation."""
 
 _encode = json.JSONEncoder(allow_nan=False, ensure_ascii=False).encode
 
 
 def encode(row: Mapping[str, object]) -> str:
-    """JSON on one line. Floats keep every bit; those that are not finite become null."""
+    """JSON on one line. Floats keep every bit; NaN and infinities become null."""
     try:
         return _encode(row)
     except ValueError:
@@ -46,7 +46,7 @@ def encode(row: Mapping[str, object]) -> str:
 
 
 def finite(value: object) -> object:
-    """The same value with null in place of each float that is NaN or infinite, at any depth."""
+    """Replace each NaN or infinite float by None, at any depth."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
@@ -57,7 +57,7 @@ def finite(value: object) -> object:
 
 
 def decode(line: bytes) -> dict[str, object] | None:
-    """The row of one line, or None for what is no whole line: the writer may be at work on it."""
+    """Parse one line; None if it is no JSON object, or half written (no newline yet)."""
     if not line.endswith(b"\n"):
         return None
     try:
@@ -68,10 +68,15 @@ def decode(line: bytes) -> dict[str, object] | None:
 
 
 def read_jsonl(path: Path, *, limit: int | None = None) -> Iterator[dict[str, Any]]:
-    """Rows of a file that may still grow; a missing file has none, half a last line is left out.
+    """Iterate over the rows of a file that may still grow.
 
-    Args:
+    A missing file has no rows. Lines that cannot be parsed are skipped, half a last line too.
+
+    Arguments:
         limit: read only lines that begin within this many bytes.
+
+    Raises:
+        OSError: the file exists and cannot be read.
     """
     try:
         file = path.open("rb")
@@ -87,11 +92,24 @@ def read_jsonl(path: Path, *, limit: int | None = None) -> Iterator[dict[str, An
                 yield row
 
 
-def metric_gb(figures: Mapping[str, object], metric: str) -> float | None:
-    """The memory that a reload policy looks at (``reload.metric``), in GB of 2^30 bytes.
+def read_rows(run_dir: Path) -> Iterator[dict[str, Any]]:
+    """Iterate over the rows of a run's ``metrics.jsonl`` that have an integer step.
 
-    ``figures`` is a row of metrics.jsonl, or ``before`` or ``after`` of a reload event, whose keys
-    may go without ``memory/``. None where the figure is missing or null.
+    Raises:
+        OSError: the file exists and cannot be read.
+    """
+    return (row for row in read_jsonl(run_dir / "metrics.jsonl") if type(row.get("step")) is int)
+
+
+def metric_gb(figures: Mapping[str, object], metric: str) -> float | None:
+    """The memory figure that a reload policy uses (``reload.metric``), in GB of 2^30 bytes.
+
+    Arguments:
+        figures: a row of ``metrics.jsonl``, or ``before`` or ``after`` of a reload event, whose
+            keys may lack the prefix ``memory/``.
+
+    Returns:
+        None if a figure is missing or null.
     """
     names = {"active": ("active",), "mlx": ("active", "cache")}.get(metric, ("process",))
     values = [figures.get(f"memory/{n}_gb", figures.get(f"{n}_gb")) for n in names]

@@ -1,29 +1,58 @@
-"""The figures of a whole run, from its files alone: the same after a resume as without one."""
+"""The figures of ``summary.json``, from a run's files alone: a resume does not change them."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from lab.config.units import GB, MB
-from lab.records.rows import read_jsonl
+from lab.records.rows import read_jsonl, read_rows
 from lab.records.slope import WARM_UP_STEPS, theil_sen
 
-VERSION = 1
+SUMMARY_VERSION = 1
 
 Row = dict[str, Any]
 
 
 def summarise(run_dir: Path) -> dict[str, Any]:
-    """Everything of ``summary.json`` that the rows and events hold, however few there are yet."""
-    rows = [row for row in read_jsonl(run_dir / "metrics.jsonl") if type(row.get("step")) is int]
-    return figures_of(rows, list(read_jsonl(run_dir / "events.jsonl")))
+    """The figures of ``summary.json`` from the rows and events of a run that this lab wrote."""
+    return _figures_of(list(read_rows(run_dir)), list(read_jsonl(run_dir / "events.jsonl")))
 
 
-def figures_of(rows: Sequence[Row], events: Sequence[Row]) -> dict[str, Any]:
-    """The same from rows and events, in which anything but a row's step may be missing."""
+def figures_so_far(run_dir: Path, rows: Iterable[Row]) -> tuple[dict[str, Any], str]:
+    """The figures of a run without a summary, from files that may be damaged or still growing.
+
+    Arguments:
+        rows: of its ``metrics.jsonl``, as :func:`lab.records.rows.read_rows` gives them. A row
+            whose step is not above the one before is left out.
+
+    Returns:
+        The figures, empty if a row holds what no run writes; and what is left out because a file
+        is damaged: one line, empty if nothing is.
+    """
+    increasing = list(_increasing(rows))
+    damage = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, OSError)
+    with suppress(*damage):
+        return _figures_of(increasing, list(read_jsonl(run_dir / "events.jsonl"))), ""
+    with suppress(*damage):
+        figures = _figures_of(increasing, [])
+        return figures, "events.jsonl is damaged: reloads and overhead are not counted"
+    return {}, "metrics.jsonl is damaged: it gives no figures"
+
+
+def _increasing(rows: Iterable[Row]) -> Iterator[Row]:
+    newest = 0
+    for row in rows:
+        if row["step"] > newest:  # a damaged file may hold a step twice
+            newest = row["step"]
+            yield row
+
+
+def _figures_of(rows: Sequence[Row], events: Sequence[Row]) -> dict[str, Any]:
+    """Figures of rows and events, in which anything but a row's step may be missing."""
     seconds = _seconds(rows, events)
     busy = seconds["total"] - seconds["startup"]
     process = _column(rows, "memory/process_gb")
@@ -42,7 +71,7 @@ def figures_of(rows: Sequence[Row], events: Sequence[Row]) -> dict[str, Any]:
 
 
 def _seconds(rows: Sequence[Row], events: Sequence[Row]) -> dict[str, float]:
-    """Where the run's time went; a checkpoint written for a reload counts as that reload's."""
+    """Seconds of the run by activity; a checkpoint written for a reload counts as reload time."""
     parts = [e.get("seconds") or {} for e in events if e.get("event") == "reload"]
     saved = [e for e in events if e.get("event") == "checkpoint" and not e.get("for_reload")]
     first = rows[0] if rows else {}

@@ -1,4 +1,4 @@
-"""What two runs left, compared bit for bit."""
+"""Compare the records of two runs bit for bit."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any, Literal, Self
 
 from lab.config.schema import ConfigError
 from lab.records.files import read_summary
-from lab.records.rows import read_jsonl
-from lab.records.summary import summarise
+from lab.records.rows import read_jsonl, read_rows
+from lab.records.summary import figures_so_far
 
 COMPARED = ("loss", "learning_rate", "tokens")
 
-LONGEST = 100  # characters of a value that is shown
+VALUE_LETTERS = 100  # of a value in the report
 
 Row = Mapping[str, Any]
 
@@ -25,16 +25,16 @@ Verdict = Literal["identical", "different", "undecided"]
 
 @dataclass(frozen=True, kw_only=True)
 class Records:
-    """What is compared of a run, and its figures.
+    """The compared values of a run, and its figures.
 
     Attributes:
-        rows: the compared keys of each whole row, and its step.
-        state: as in ``summary.json``; None of a run that has not ended.
-        steps: the step that the weights are of.
-        weights: their hash; None where the run has told none.
-        config_sha256: hash of the config that the run was begun with.
+        rows: ``step`` and the compared keys of each whole row.
+        state: as in ``summary.json``; None for a run without a summary.
+        steps: the last step, after which ``weights`` was taken.
+        weights: SHA-256 of the trained weights; None where the run recorded none.
+        config_sha256: hash of the config that the run was started with.
         environment: versions, device, fingerprints.
-        figures: the summary's; of a run without one, what its rows say so far.
+        figures: from the summary; for a run without one, from its rows so far.
     """
 
     rows: tuple[Row, ...] = ()
@@ -51,32 +51,28 @@ class Records:
 
     @classmethod
     def read(cls, run_dir: Path) -> Self:
-        """The records in a run's folder, which may be half written, or somebody else's.
+        """Read the records in a run's folder, which may be half written, or not written by us.
 
         Raises:
             ConfigError: a file cannot be read at all.
         """
         try:
             summary = read_summary(run_dir)
-            rows = tuple(map(_compared, filter(_has_step, read_jsonl(run_dir / "metrics.jsonl"))))
+            rows = list(read_rows(run_dir))
             first = _first_events(run_dir)
         except OSError as error:
             raise ConfigError("run", run_dir, f"its records cannot be read: {error}") from error
         steps, weights = summary.get("steps"), summary.get("weights_sha256")
         began, worker = first.get("run_started", {}), first.get("worker_started", {})
         return cls(
-            rows=rows,
+            rows=tuple(map(_compared, rows)),
             state=_text(summary.get("state")),
             steps=steps if isinstance(steps, int) else max((r["step"] for r in rows), default=0),
             weights=_text(weights),
             config_sha256=_text(began.get("config_sha256")),
             environment=mapping(summary.get("environment") or worker.get("environment")),
-            figures=summary or _figures_so_far(run_dir),
+            figures=summary or figures_so_far(run_dir, rows)[0],
         )
-
-
-def _has_step(row: Row) -> bool:
-    return isinstance(row.get("step"), int)
 
 
 def _compared(row: Row) -> Row:
@@ -92,24 +88,19 @@ def _first_events(run_dir: Path) -> dict[str, Row]:
     return found
 
 
-def _figures_so_far(run_dir: Path) -> Mapping[str, Any]:
-    try:
-        return summarise(run_dir)
-    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError):
-        # Rows that no run has written.
-        return {}
-
-
 def _text(value: object) -> str | None:
     return value if isinstance(value, str) else None
 
 
 def mapping(value: object) -> Mapping[str, Any]:
+    """The value if it is a mapping, else an empty one."""
     return value if isinstance(value, dict) else {}
 
 
 @dataclass(frozen=True)
 class Difference:
+    """A key whose values in the run (``then``) and in its reproduction (``now``) differ."""
+
     key: str
     then: object
     now: object
@@ -119,20 +110,20 @@ class Difference:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """A run and its reproduction, side by side.
+class RecordComparison:
+    """The result of comparing a run with its reproduction.
 
     Attributes:
         same: steps whose records agree.
         differing: steps whose records do not.
         missing: steps of the run that an unfinished reproduction did not reach.
-        first_step: the first step that differs; None where none does.
-        first: what differs there.
-        weights: both hashes agree; None where they cannot be compared.
-        why_not: why they cannot.
-        unfinished: how the reproduction ended before the run's own end; empty if it did not.
-        environment: what is not as it was.
-        tolerance: how far losses may lie apart, relatively; 0 is bit for bit.
+        first_step: the first step that differs; None if none does.
+        first: the keys that differ at that step.
+        weights: whether both hashes agree; None if they cannot be compared.
+        why_not: why the weights cannot be compared; empty if they can.
+        unfinished: how a reproduction ended that stopped before the run's end; else empty.
+        environment: the keys of the environment that differ.
+        tolerance: relative tolerance of losses; 0 is bit for bit.
     """
 
     same: int
@@ -157,14 +148,16 @@ class Comparison:
         return {"identical": 0, "different": 1, "undecided": 2}[self.verdict]
 
 
-def compare(then: Records, now: Records, *, tolerance: float = 0.0) -> Comparison:
-    """Compare each step that the run has a record of; the reproduction's other steps do not count.
+def compare_records(then: Records, now: Records, *, tolerance: float = 0.0) -> RecordComparison:
+    """Compare each recorded step of a run with its reproduction, whose other steps do not count.
 
-    A reproduction that ended early of itself is unfinished, not different: it says nothing of the
-    steps that it did not reach. One that is complete without a step of the run's is different.
+    A reproduction that ended early is unfinished, not different: the steps it did not reach are
+    not compared. A completed one that lacks a step of the run is different.
 
     Arguments:
-        tolerance: how far losses may lie apart, relatively.
+        then: of the run.
+        now: of its reproduction.
+        tolerance: relative tolerance of losses.
     """
     found = {row["step"]: row for row in now.rows}
     is_complete = now.state == "completed"
@@ -175,7 +168,7 @@ def compare(then: Records, now: Records, *, tolerance: float = 0.0) -> Compariso
     first_step, first = min(differing, key=lambda pair: pair[0], default=(None, ()))
     why_not = _why_no_weights(then, now, tolerance)
     is_unfinished = not is_complete and (missing > 0 or then.state == "completed")
-    return Comparison(
+    return RecordComparison(
         same=len(pairs) - len(differing),
         differing=len(differing),
         missing=missing,
@@ -203,14 +196,14 @@ def _row_differences(
 
 
 def _is_same(then: object, now: object, tolerance: float) -> bool:
-    """Null for null, else every bit: -0.0 is not 0.0."""
+    """Equal bit for bit (-0.0 is not 0.0), or floats within the relative tolerance."""
     if tolerance and isinstance(then, float) and isinstance(now, float):
         return math.isclose(then, now, rel_tol=tolerance)
     return repr(then) == repr(now)
 
 
 def _why_no_weights(then: Records, now: Records, tolerance: float) -> str:
-    """Why the weights cannot be compared; empty where they can."""
+    """Why the weights cannot be compared; empty if they can."""
     if tolerance and then.weights != now.weights:
         return "train.deterministic=false"
     if then.weights is None:
@@ -240,7 +233,7 @@ def _differences(then: Row, now: Row) -> tuple[Difference, ...]:
 
 
 def _shown(value: object) -> str:
-    """A value on one line, whatever somebody wrote into a record."""
+    """A value as one printable line: a record may hold anything."""
     is_plain = isinstance(value, str) and value.isprintable()
     text = str(value) if is_plain else json.dumps(value)
-    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
+    return text if len(text) <= VALUE_LETTERS else f"{text[: VALUE_LETTERS - 3]}..."

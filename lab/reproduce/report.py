@@ -1,13 +1,13 @@
-"""What a reproduction is told: the verdict, what differs of the environment, how memory does."""
+"""The text report of a reproduction: verdict, environment differences, figures then and now."""
 
 from __future__ import annotations
 
-from lab.reproduce.compare_records import Comparison, Difference, Records, mapping
+from lab.reproduce.compare_records import Difference, RecordComparison, Records, mapping
 from lab.tracking.text import number
 
-LARGEST = 2**53  # no run has written a figure beyond it
+LARGEST = 2**53  # beyond it a figure is damage
 
-FIGURES = {
+TABLE_FIGURES = {
     "peak of the process": ("peak_process_gb", ".3f", "GB"),
     "mean of the process": ("mean_process_gb", ".3f", "GB"),
     "peak of MLX": ("peak_mlx_gb", ".3f", "GB"),
@@ -16,8 +16,13 @@ FIGURES = {
 }
 
 
-def report(comparison: Comparison, then: Records, now: Records) -> str:
-    """What a person reads: the verdict, what of the environment differs, and how memory does."""
+def report(comparison: RecordComparison, then: Records, now: Records) -> str:
+    """The report as lines of text.
+
+    Arguments:
+        then: of the run.
+        now: of its reproduction.
+    """
     lines = [_headline(comparison, then, now)]
     if comparison.why_not and not comparison.unfinished:
         lines.append(f"  weights are not compared: {comparison.why_not}")
@@ -29,7 +34,7 @@ def report(comparison: Comparison, then: Records, now: Records) -> str:
     return "\n".join([*lines, *_table(then, now)])
 
 
-def _headline(comparison: Comparison, then: Records, now: Records) -> str:
+def _headline(comparison: RecordComparison, then: Records, now: Records) -> str:
     match comparison.verdict:
         case "identical":
             word = "the same" if comparison.tolerance else "identical"
@@ -48,8 +53,8 @@ def _headline(comparison: Comparison, then: Records, now: Records) -> str:
     )
 
 
-def _agreement(comparison: Comparison, then: Records) -> str:
-    """``8 steps, loss, learning rate, tokens and weights, bit for bit``."""
+def _agreement(comparison: RecordComparison, then: Records) -> str:
+    """What agrees, e.g. ``8 steps, loss, learning rate, tokens and weights, bit for bit``."""
     same, tolerance = comparison.same, comparison.tolerance
     count = _steps(same) if same >= then.steps else f"{same} of {_steps(then.steps)}"
     with_weights = "learning rate, tokens and weights"
@@ -62,7 +67,7 @@ def _agreement(comparison: Comparison, then: Records) -> str:
 def _table(then: Records, now: Records) -> list[str]:
     rows = [
         (name, _figure(then.figures.get(key), form), _figure(now.figures.get(key), form), unit)
-        for name, (key, form, unit) in FIGURES.items()
+        for name, (key, form, unit) in TABLE_FIGURES.items()
     ]
     cells = [
         ("", "then", "now", ""),

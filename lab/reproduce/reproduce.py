@@ -1,4 +1,4 @@
-"""A run made again from its saved ``config.yaml`` alone, and compared with what is beside it."""
+"""Reproduce a run from its saved ``config.yaml`` and compare the records bit for bit."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lab.config.keys import Config
 from lab.config.schema import ConfigError
 from lab.machine.machine import Machine
 from lab.machine.probe import probe_machine
-from lab.reproduce.compare_records import Records, compare
+from lab.reproduce.compare_records import Records, compare_records
 from lab.reproduce.report import report
 from lab.supervise import experiment
 from lab.supervise.run_supervisor import LOOSE
@@ -28,15 +28,18 @@ RUNS = Path("outputs/runs")
 
 
 def reproduce(source: Path) -> int:
-    """Run again from ``source/config.yaml``, into a folder of its own, and compare.
+    """Train again from ``source/config.yaml`` into a new folder and compare the records.
 
-    A config that was edited since its run is run as it is now, since a model or a file of data may
-    have moved, and compared with a warning; data or a model of another fingerprint is refused
-    before the first step.
+    A config that was edited since its run is used as it is, since a model or a data file may have
+    moved, with a warning. Data or a model with another fingerprint is refused before the first
+    step.
+
+    Arguments:
+        source: the folder of the run.
 
     Returns:
-        0 identical, 1 different, 2 not to be compared; 130 or 143 interrupted; where there are no
-        records to compare with, what the run itself ended with.
+        The exit code: 0 identical, 1 different, 2 cannot be compared, 130 or 143 interrupted; that
+        of the new run if there are no records to compare with.
 
     Raises:
         ConfigError: the folder is not a run's, or its config or records cannot be read.
@@ -57,7 +60,7 @@ def reproduce(source: Path) -> int:
             log.info("there are no records beside config.yaml to compare with")
             return code
         now = Records.read(folder)
-        found = compare(then, now, tolerance=0.0 if config.train.deterministic else LOOSE)
+        found = compare_records(then, now, tolerance=0.0 if config.train.deterministic else LOOSE)
         log.info("%s", report(found, then, now))
         if found.verdict == "different":
             for note in notes:
@@ -81,10 +84,10 @@ def _digest(run_dir: Path) -> str:
 
 
 def fit(config: Config, machine: Machine) -> tuple[Config, list[str]]:
-    """A config of another machine for this one: what decides bits stays, memory is this one's.
+    """Fit a config to this machine: its memory budget is lowered, what decides bits stays.
 
     Returns:
-        The config, and one line for each thing that is not as it was saved.
+        The config, and one line for each setting that this machine cannot honour as saved.
     """
     notes, memory, own = [], config.memory, machine.budget_gb
     if memory.budget_gb > own:
@@ -105,7 +108,7 @@ def fit(config: Config, machine: Machine) -> tuple[Config, list[str]]:
 
 
 def free_folder(name: str) -> Path:
-    """Make a new run's folder, named as any; a second one in the same second gets a number."""
+    """Make a new run's folder with the usual name; one of the same second gets a number."""
     taken = RUNS / time.strftime("%Y-%m-%d") / f"{time.strftime('%H-%M-%S')}_{run_name(name, [])}"
     for number in itertools.count(1):
         folder = taken if number == 1 else taken.with_name(f"{taken.name}_{number}")
@@ -121,7 +124,7 @@ def free_folder(name: str) -> Path:
 
 @contextmanager
 def _logged_in(folder: Path) -> Iterator[None]:
-    """Write what is told into the run's ``train.log`` too."""
+    """Also write log records to the run's ``train.log``."""
     handler = logging.FileHandler(folder / "train.log", encoding="utf-8")
     logging.getLogger().addHandler(handler)
     try:

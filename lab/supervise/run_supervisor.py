@@ -20,7 +20,7 @@ from lab.machine.interpreter import environment_with_lab
 from lab.records.files import RunFiles
 from lab.records.origin import Origin, check_environment
 from lab.records.rows import metric_gb, read_jsonl
-from lab.records.summary import VERSION, summarise
+from lab.records.summary import SUMMARY_VERSION, summarise
 from lab.supervise.budget import Budget
 from lab.supervise.signals import Signals
 from lab.supervise.worker_process import Exit, Record, WorkerProcess
@@ -305,7 +305,7 @@ class Sitting:
         exit_code, state = _verdict(end, signalled, self._mismatch)
         self._event("run_finished", self._files.last_step, state=state)
         summary = {
-            "version": VERSION,
+            "version": SUMMARY_VERSION,
             "state": state,
             **summarise(self._run_dir),
             "weights_sha256": self._ended.get("weights_sha256"),

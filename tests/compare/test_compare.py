@@ -20,12 +20,12 @@ from hypothesis import strategies as st
 
 import lab.cli
 from lab.compare.command import compare_runs
-from lab.compare.comparison import agreement, compare, front, pareto
+from lab.compare.comparison import agreement, compare, overhead_peak_front, pareto_front
+from lab.compare.figure import draw, legend_of
+from lab.compare.find import find_runs
 from lab.compare.page import render
 from lab.compare.palette import palettes
-from lab.compare.paper import draw, legend_of
-from lab.compare.runs import Place, find_runs, read_run
-from lab.plots.curves import KEYS, read_columns
+from lab.compare.read import read_run
 from lab.records.files import RunFiles
 from lab.sweep.index import Job
 from tests.compared import reload_event, write_config, write_rows, write_run, write_sweep
@@ -38,7 +38,9 @@ DEEP = "[" * 100_000
 
 def compared(*folders, title="t"):
     found = find_runs(folders)
-    return compare([read_run(p) for p in found.places], title=title, notes=found.notes)
+    return compare(
+        [read_run(location) for location in found.locations], title=title, notes=found.notes
+    )
 
 
 def page_of(comparison, folder):
@@ -61,7 +63,7 @@ def real(tmp_path_factory):
 
 def test_real_runs_learn_the_same_whatever_was_reloaded(real):
     entries = compared(real).entries
-    assert [entry.same for entry in entries] == ["reference", "= 0", ""]
+    assert [entry.loss_match for entry in entries] == ["reference", "= 0", ""]
     assert [len(entry.run.reloads) for entry in entries] == [0, 1, 0]
     assert agreement(entries) == "the same in every bit in 2 runs"
 
@@ -102,9 +104,9 @@ def test_runs_are_found_in_a_sweep_a_run_and_folders_of_them(tmp_path):
     write_run(run / "checkpoints" / "step_1", {})  # not a run of its own
     (run / ".hydra").mkdir()
     shutil.copy(run / "config.yaml", run / ".hydra")
-    everything = [place.folder for place in find_runs([tmp_path]).places]
+    everything = [found.folder for found in find_runs([tmp_path]).locations]
     assert everything == [run, *(sweep / str(n) for n in range(12))]
-    assert [p.folder for p in find_runs([run, sweep, run]).places] == everything
+    assert [found.folder for found in find_runs([run, sweep, run]).locations] == everything
 
 
 def test_a_sweeps_runs_keep_the_numbers_of_their_jobs(tmp_path):
@@ -178,7 +180,7 @@ def test_runs_of_different_models_data_and_length_are_noted_and_shown(tmp_path):
         "the runs differ in length: train.steps=20, 40",
     )
     assert len(comparison.entries) == 3
-    assert [entry.same for entry in comparison.entries] == ["", "", ""]
+    assert [entry.loss_match for entry in comparison.entries] == ["", "", ""]
 
 
 def test_data_that_changed_under_its_name_is_noted(tmp_path):
@@ -200,7 +202,7 @@ def test_the_first_step_whose_loss_differs_is_named(tmp_path, step):
     rows[step - 1]["loss"] = float(np.nextafter(rows[step - 1]["loss"], 9))  # one bit
     (other / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     entries = compared(tmp_path).entries
-    assert [entry.same for entry in entries] == ["reference", f"≠ 0 from step {step}"]
+    assert [entry.loss_match for entry in entries] == ["reference", f"≠ 0 from step {step}"]
     assert agreement(entries) == "1 of 2 runs differ from one with the same settings"
 
 
@@ -208,7 +210,10 @@ def test_a_run_that_was_cut_off_is_compared_as_far_as_it_goes(tmp_path):
     write_config(tmp_path / "a", {"reload.interval_steps": 3})
     write_rows(tmp_path / "a", 12)
     write_run(tmp_path / "b", {})
-    assert [entry.same for entry in compared(tmp_path).entries] == ["= 1, 12 steps", "reference"]
+    assert [entry.loss_match for entry in compared(tmp_path).entries] == [
+        "= 1, 12 steps",
+        "reference",
+    ]
 
 
 def test_what_a_swept_group_is_called_in_the_config_comes_first(tmp_path):
@@ -252,7 +257,7 @@ def test_the_figures_of_a_killed_run_are_those_of_its_rows(tmp_path):
     assert killed.run.figures == whole.run.figures
     assert killed.run.figures.overhead_fraction > 0
     assert killed.run.problems == ()
-    assert killed.same == "reference"
+    assert killed.loss_match == "reference"
 
 
 @pytest.mark.parametrize(
@@ -302,7 +307,11 @@ def test_a_job_that_was_refused_has_a_row(tmp_path):
     refused = tmp_path / "s" / "2"
     Job(number=2, overrides=("reload.interval_steps=9",), exit_code=2).write(refused)
     entry = compared(sweep).entries[2]
-    assert (entry.run.state, entry.label, entry.same) == ("refused", "2: interval_steps=9", "")
+    assert (entry.run.state, entry.label, entry.loss_match) == (
+        "refused",
+        "2: interval_steps=9",
+        "",
+    )
 
 
 def test_events_that_no_run_has_written_cost_the_reloads_only(tmp_path):
@@ -315,39 +324,6 @@ def test_events_that_no_run_has_written_cost_the_reloads_only(tmp_path):
     assert [reload.step for reload in entry.run.reloads] == [3, 8]
     assert entry.run.figures.steps == 40
     assert page_of(compared(run), run)
-
-
-# --- The fast reader reads what the careful one does --------------------------------------------
-
-VALUES = st.one_of(st.none(), st.floats(-1e300, 1e300), st.integers(-(2**40), 2**40))
-ROWS = st.lists(
-    st.fixed_dictionaries(
-        {"step": st.integers(1, 10**6)},
-        optional=dict.fromkeys((*KEYS, "learning_rate"), VALUES),
-    ),
-    max_size=12,
-)
-RUBBISH = st.sampled_from(
-    [
-        *(b"rubbish\n", b"\n", b"[1]\n", b"{}\n", b"\xff\n", b"\0\0", b'{"step": 7'),
-        *(b'{"step": "x"}\n', b'{"step": 2.5}\n', b'{"step": NaN}\n', b'{"step": true}\n'),
-        *(b'{"step": 99999999999999999999999}\n', b'{"step": 1, "loss": "x"}\n'),
-        *(b'{"loss": 1e999, "step": 3}\n', b'{"time": {}, "step": 4}\n'),
-    ]
-)
-
-
-@settings(deadline=None)
-@given(rows=ROWS, rubbish=st.lists(st.tuples(st.integers(0, 12), RUBBISH), max_size=3))
-def test_fast_and_careful_reading_agree_on_any_file(tmp_path_factory, rows, rubbish):
-    folder = tmp_path_factory.mktemp("rows")
-    lines = [(json.dumps(row) + "\n").encode() for row in rows]
-    for at, text in rubbish:
-        lines.insert(at, text)
-    (folder / "metrics.jsonl").write_bytes(b"".join(lines))
-    fast, careful = read_run(Place(folder)).columns, read_columns(folder)
-    for key in ("step", *KEYS):
-        np.testing.assert_array_equal(fast[key], careful[key])
 
 
 def test_any_damage_of_a_runs_files_is_survived(tmp_path):
@@ -415,14 +391,14 @@ def test_the_front_is_what_no_other_point_beats(points):
     def beaten(point):
         return any(o != point and o[0] <= point[0] and o[1] <= point[1] for o in points)
 
-    assert pareto(points) == sorted({point for point in points if not beaten(point)})
+    assert pareto_front(points) == sorted({point for point in points if not beaten(point)})
 
 
 def test_only_completed_runs_are_on_the_front(tmp_path):
     sweep = write_sweep(tmp_path / "s", (0, 5, 10))
-    assert len(front(compared(sweep).entries, "process")) == 3
+    assert len(overhead_peak_front(compared(sweep).entries, "process")) == 3
     (sweep / "0" / "summary.json").unlink()
-    assert len(front(compared(sweep).entries, "process")) == 2
+    assert len(overhead_peak_front(compared(sweep).entries, "process")) == 2
 
 
 def test_runs_are_coloured_by_a_numeric_setting_in_its_order(tmp_path):

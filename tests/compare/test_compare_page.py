@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from lab.compare.comparison import compare
+from lab.compare.find import find_runs
 from lab.compare.page import render
 from lab.compare.palette import palettes
-from lab.compare.runs import find_runs, read_run
+from lab.compare.read import read_run
 from tests.compared import reload_event, write_run, write_sweep
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -50,7 +51,9 @@ def open_page(browser: Any) -> Iterator[Any]:
 
     def open_page(folder: Path) -> Any:
         found = find_runs([folder])
-        comparison = compare([read_run(place) for place in found.places], title=folder.name)
+        comparison = compare(
+            [read_run(location) for location in found.locations], title=folder.name
+        )
         path = folder / "compare.html"
         path.write_text(render(comparison, folder=folder, made=datetime.now(UTC)))
         page = context.new_page()

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lab.plots.curves import Curve, read_columns, read_reloads, smoothed, thinned
+from lab.plots.columns import read_columns, read_reloads
+from lab.plots.curves import Curve, smoothed, thinned
 from lab.plots.memory_plot import plot_run
 from lab.records.files import RunFiles
 

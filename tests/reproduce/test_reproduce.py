@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from lab.config.keys import dump
 from lab.config.schema import ConfigError
-from lab.reproduce.compare_records import COMPARED, Records, compare
+from lab.reproduce.compare_records import COMPARED, Records, compare_records
 from lab.reproduce.report import report
 from lab.reproduce.reproduce import fit, reproduce
 from tests.composing import machine
@@ -257,13 +257,13 @@ def test_the_first_step_found_is_the_first_that_differs(
     harm = {position: key for position, key in harm.items() if position < count}
     for position, key in harm.items():
         rows[position][key] += 1
-    found = compare(replace(then, rows=tuple(rows)), then)
+    found = compare_records(replace(then, rows=tuple(rows)), then)
     assert found.first_step == min((position + 1 for position in harm), default=None)
     assert [d.key for d in found.first] == [harm[p] for p in sorted(harm)[:1]]
     assert (found.differing, found.same) == (len(harm), count - len(harm))
     assert found.verdict == ("different" if harm else "identical")
 
-    part = compare(then, records(min(reached, count), "interrupted"))
+    part = compare_records(then, records(min(reached, count), "interrupted"))
     assert (part.verdict, part.same) == ("undecided", min(reached, count))
 
 
@@ -279,21 +279,21 @@ def test_the_first_step_found_is_the_first_that_differs(
     ],
 )
 def test_an_end_is_judged_too(then: str | None, now: str, verdict: str, why_not: str) -> None:
-    found = compare(records(8, then), records(8, now))
+    found = compare_records(records(8, then), records(8, now))
     assert (found.verdict, found.why_not) == (verdict, why_not)
     assert found.weights is (None if why_not else True)
 
 
 def test_weights_of_another_step_are_not_compared() -> None:
     then, now = replace(records(4, "interrupted"), weights="b" * 64), records(8)
-    found = compare(then, now)
+    found = compare_records(then, now)
     assert found.verdict == "identical"
     told = "weights are not compared: they are of step 4 then, of step 8 now"
     assert told in report(found, then, now)
 
 
 def test_a_complete_reproduction_that_lacks_a_step_is_different() -> None:
-    found = compare(records(8), records(7))
+    found = compare_records(records(8), records(7))
     assert (found.verdict, found.first_step) == ("different", 8)
     assert "step 8: record there then, missing now" in report(found, records(8), records(7))
 
@@ -306,7 +306,7 @@ def test_null_is_null_and_every_bit_counts(then: object, now: object, same: bool
     rows = [
         ({"step": 1, "loss": loss, "learning_rate": None, "tokens": 1},) for loss in (then, now)
     ]
-    found = compare(*(replace(records(1), rows=row) for row in rows))
+    found = compare_records(*(replace(records(1), rows=row) for row in rows))
     assert (found.verdict == "identical") is same
 
 
@@ -315,16 +315,16 @@ def test_a_run_that_need_not_repeat_is_compared_within_a_tolerance() -> None:
         replace(records(1), rows=({**records(1).rows[0], "loss": loss},), weights=str(loss))
         for loss in (5.0, 5.05, 5.2)
     )
-    found = compare(then, near, tolerance=0.02)
+    found = compare_records(then, near, tolerance=0.02)
     text = report(found, then, near)
     assert found.exit_code == 0
     assert text.startswith(
         "the same: 1 step, loss within 2%, learning rate and tokens bit for bit\n"
     )
     assert "weights are not compared: train.deterministic=false" in text
-    assert compare(then, far, tolerance=0.02).verdict == "different"
+    assert compare_records(then, far, tolerance=0.02).verdict == "different"
     other_tokens = replace(then, rows=({**then.rows[0], "tokens": 1},))
-    assert compare(other_tokens, near, tolerance=0.02).verdict == "different"
+    assert compare_records(other_tokens, near, tolerance=0.02).verdict == "different"
 
 
 def test_hostile_records_are_told_on_plain_lines(tmp_path: Path) -> None:
@@ -339,7 +339,7 @@ def test_hostile_records_are_told_on_plain_lines(tmp_path: Path) -> None:
     then = Records.read(tmp_path)
     assert [row["step"] for row in then.rows] == [1]
     now = records(1, environment={"mlx": "0.32.4"})
-    found = compare(then, now)
+    found = compare_records(then, now)
     text = report(found, then, now)
     assert found.verdict == "different"
     assert all(line.isprintable() for line in text.splitlines())

@@ -1,4 +1,4 @@
-"""compare.png: the charts of a comparison for a paper."""
+"""compare.png: the charts of a comparison as one figure."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lab.compare.comparison import Comparison, Entry, agreement, clipped
-from lab.compare.layout import TITLES, room
+from lab.compare.layout import TITLES, memory_ranges
 from lab.compare.palette import BY_RUN, MANY, Palette, dashes, palettes
-from lab.compare.traces import RIBBONS, UNITS, first_loss, staircase, time_unit
+from lab.compare.traces import RIBBONS, TIME_UNITS, first_loss, pareto_staircase, time_unit
 from lab.plots.curves import Curve, Values, thinned
 from lab.plots.style import INK, MUTED, plain
 from lab.tracking.text import short_names
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 BINS = 300
-NAMED = 16  # rows of the legend
-MARKS = 40  # reloads that are marked, of one run
+LEGEND_ROWS = 16
+RELOAD_MARKS = 40  # of one run
 STYLES = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-."}
 
 
 def draw(comparison: Comparison, path: Path) -> None:
-    """Draw the picture.
+    """Draw ``compare.png`` to ``path``.
 
     Raises:
         OSError: it cannot be written.
@@ -40,7 +40,7 @@ def draw(comparison: Comparison, path: Path) -> None:
     with mpl.rc_context({"text.parse_math": False, "axes.labelcolor": INK, "text.color": INK}):
         figure = Figure(figsize=(12, 6.6), dpi=200, layout="constrained", facecolor="white")
         FigureCanvasAgg(figure)
-        _Paper(comparison, figure.subplots(2, 3, width_ratios=(1.15, 1.15, 0.9))).draw()
+        _Charts(comparison, figure.subplots(2, 3, width_ratios=(1.15, 1.15, 0.9))).draw()
         figure.suptitle(
             clipped(comparison.title, 100), x=0.005, ha="left", fontsize=11, fontweight="bold"
         )
@@ -49,7 +49,7 @@ def draw(comparison: Comparison, path: Path) -> None:
             figure.savefig(path, format="png")
 
 
-class _Paper:
+class _Charts:
     def __init__(self, comparison: Comparison, axes: Any) -> None:
         self._comparison = comparison
         (self._over_steps, self._over_time, self._front), (self._loss, self._speed, _) = axes
@@ -76,26 +76,26 @@ class _Paper:
         lines = zip(
             self._comparison.entries, self._palette.colours, dashes(self._comparison), strict=True
         )
-        for place, (entry, colour, dash) in enumerate(lines):
-            self._draw_run(place, entry, {"color": colour, "ls": STYLES[dash], "lw": self._width})
+        for index, (entry, colour, dash) in enumerate(lines):
+            self._draw_run(index, entry, {"color": colour, "ls": STYLES[dash], "lw": self._width})
         self._frame(figure)
         self._draw_legend()
 
-    def _draw_run(self, place: int, entry: Entry, style: dict[str, Any]) -> None:
+    def _draw_run(self, index: int, entry: Entry, style: dict[str, Any]) -> None:
         columns, figure = entry.run.columns, self._comparison.figure
         steps, memory = columns["step"], columns[f"memory/{figure}_gb"]
         marked = np.flatnonzero(np.isin(steps, [reload.step for reload in entry.run.reloads]))
-        marked = marked[:: max(1, -(-len(marked) // MARKS))]
-        time = columns["time"] / UNITS[self._unit]
+        marked = marked[:: max(1, -(-len(marked) // RELOAD_MARKS))]
+        time = columns["time"] / TIME_UNITS[self._unit]
         for axes, x in ((self._over_steps, steps), (self._over_time, time)):
             self._line(axes, x, memory, style)
             self._mark(axes, x[marked], memory[marked], style["color"])
         loss = columns.smooth("loss") if self._comparison.is_long else columns["loss"]
         count = len(self._comparison.entries)
-        ribbon = self._width + (1.2 * (count - 1 - place) if count <= RIBBONS else 0)
+        ribbon = self._width + (1.2 * (count - 1 - index) if count <= RIBBONS else 0)
         self._line(self._loss, steps, loss, style | {"lw": ribbon})
         self._line(self._speed, steps, columns.speed(), style)
-        if (known := entry.place(figure)) is not None:
+        if (known := entry.overhead_and_peak(figure)) is not None:
             self._draw_point(known, style["color"], is_full=entry.run.state == "completed")
 
     def _mark(self, axes: Axes, x: Values, y: Values, colour: str) -> None:
@@ -113,7 +113,7 @@ class _Paper:
         axes.plot(curve.x, curve.y, **style)
 
     def _frame(self, figure: str) -> None:
-        low, high = room(self._comparison)[figure]
+        low, high = memory_ranges(self._comparison)[figure]
         for axes in (self._over_steps, self._over_time, self._front):
             axes.set_ylim(low, high)
         self._speed.set_ylim(0, 1.05 * self._speed.get_ylim()[1])
@@ -123,7 +123,7 @@ class _Paper:
         self._loss.text(0.99, 0.97, agreed, color=MUTED, fontsize=8, **where)
         self._front.set_xlim(left=0)
         self._front.margins(x=0.05)
-        steps = staircase(self._comparison.entries, figure)
+        steps = pareto_staircase(self._comparison.entries, figure)
         if steps:
             x, y = zip(*steps, strict=True)
             self._front.step(
@@ -149,17 +149,17 @@ class _Paper:
 
 
 def legend_of(comparison: Comparison, palette: Palette) -> tuple[str, list[tuple[str, str, str]]]:
-    """Title and rows (text, colour, dash): each run, or of many each value of what colours them."""
+    """Title and rows (text, colour, dash): each run; for many runs each value of the palette."""
     entries = comparison.entries
     looks = zip(entries, palette.colours, dashes(comparison), strict=True)
-    if len(entries) <= NAMED:
+    if len(entries) <= LEGEND_ROWS:
         texts = [entry.short.partition(": ")[2] for entry in entries]
         if len(set(texts)) < len(texts) or not comparison.named_by:
             texts = [entry.short for entry in entries]
         title = ", ".join(short_names(comparison.named_by))
         return title, [(t, c, d) for t, (_, c, d) in zip(texts, looks, strict=True)]
     if palette.by == BY_RUN:
-        every = -(-len(entries) // NAMED)
+        every = -(-len(entries) // LEGEND_ROWS)
         return f"every {every}th run", [(e.label, c, d) for e, c, d in list(looks)[::every]]
     key = comparison.keys.index(palette.by)
     texts = {colour: entry.values[key] for entry, colour, _ in looks}

@@ -1,0 +1,193 @@
+"""Read one run from its folder, as far as its files can be read."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from lab.compare.find import RunLocation
+from lab.config.keys import Config
+from lab.config.schema import ConfigError, to_dict
+from lab.plots.columns import Columns, read_columns_fast, read_reloads
+from lab.records.files import RunBusy, check_idle, read_summary
+from lab.records.summary import figures_so_far
+from lab.sweep.index import state_of
+from lab.tracking.text import clean
+
+
+@dataclass(frozen=True)
+class ReloadPoint:
+    """A reload as it is drawn: the step it followed, GB of 2^30 bytes freed, seconds taken."""
+
+    step: int
+    reason: str
+    freed_gb: float | None
+    seconds: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """A run's summary in numbers, None where unknown. Memory in GB of 2^30 bytes, time in s."""
+
+    steps: int
+    final_loss: float | None
+    tokens_per_second: float | None
+    peak_process_gb: float | None
+    peak_mlx_gb: float | None
+    mean_process_gb: float | None
+    slope_mb_per_step: float | None
+    overhead_fraction: float | None
+    seconds: float | None
+    reloads: Mapping[str, int]
+
+    @classmethod
+    def of(cls, summary: Mapping[str, Any]) -> Self:
+        """Take the figures from a summary, in which anything may be missing or of another type."""
+        times, reloads, steps = (summary.get(k) for k in ("seconds", "reloads", "steps"))
+        plain = {"steps", "seconds", "reloads"}
+        return cls(
+            steps=steps if type(steps) is int else 0,
+            seconds=_number(times.get("total")) if isinstance(times, Mapping) else None,
+            reloads={clean(str(k)): n for k, n in reloads.items() if type(n) is int}
+            if isinstance(reloads, Mapping)
+            else {},
+            **{k: _number(summary.get(k)) for k in cls.__dataclass_fields__ if k not in plain},
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One run, as far as its files can be read.
+
+    Attributes:
+        name: from its config, or its folder's if the config cannot be read.
+        settings: its config by dotted key; empty if it cannot be read.
+        overrides: values that its sweep gave to the swept keys, used if ``settings`` is empty.
+        job: its number in its sweep.
+        swept: keys that its sweep varies.
+        data: fingerprint of the training data, if known.
+        problems: one line for each file that could not be read.
+    """
+
+    folder: Path
+    name: str
+    state: str
+    settings: Mapping[str, Any]
+    overrides: Mapping[str, str]
+    job: int | None
+    swept: tuple[str, ...]
+    data: str | None
+    figures: Figures
+    columns: Columns
+    reloads: tuple[ReloadPoint, ...]
+    problems: tuple[str, ...]
+
+
+def read_run(location: RunLocation) -> Run:
+    """Read a run's files; a file that cannot be read becomes a line of ``problems``."""
+    folder = location.folder
+    columns, problem = read_columns_fast(folder)
+    problems = [problem] if problem else []
+    settings = _settings(folder, problems)
+    state = _state(location)
+    summary = _summary(folder, problems) if state != "running" else {}
+    if not summary and state != "refused":
+        summary, problem = figures_so_far(folder, columns.rows())
+        problems += [problem] if problem else []
+    if not len(columns):
+        problems.append("has no rows yet" if state == "running" else "has no rows")
+    environment = summary.get("environment")
+    data = environment.get("data_fingerprint") if isinstance(environment, Mapping) else None
+    return Run(
+        folder=folder,
+        name=str(settings.get("name", folder.resolve().name)),
+        state=clean(state),
+        settings=settings,
+        overrides=_swept_overrides(location),
+        job=location.job.number if location.job else None,
+        swept=location.swept,
+        data=str(data) if data else None,
+        figures=Figures.of(summary),
+        columns=columns,
+        reloads=tuple(_reload_point(event) for event in _reloads(folder, problems)),
+        problems=tuple(problems),
+    )
+
+
+def _settings(folder: Path, problems: list[str]) -> dict[str, Any]:
+    if not (folder / "config.yaml").exists():
+        problems.append("has no config.yaml; it is shown by its folder's name")
+        return {}
+    try:
+        return flat(to_dict(Config.load(folder / "config.yaml")))
+    except ConfigError as error:
+        ours = error.key == str(folder / "config.yaml")
+        problems.append(
+            f"config.yaml {error.allowed if ours else f'is not taken: {error}'}; "
+            "it is shown by its folder's name"
+        )
+        return {}
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten nested mappings to one with dotted keys."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
+    return found
+
+
+def _swept_overrides(location: RunLocation) -> dict[str, str]:
+    given = location.job.overrides if location.job else ()
+    pairs = (override.lstrip("+~").partition("=") for override in given)
+    return {key: value for key, _, value in pairs if key in location.swept}
+
+
+def _state(location: RunLocation) -> str:
+    if location.job is not None:
+        return state_of(location.job, location.folder)
+    try:
+        check_idle(location.folder)
+        return str(read_summary(location.folder).get("state", "killed"))
+    except RunBusy:
+        return "running"
+    except (ConfigError, OSError):
+        return "unknown"
+
+
+def _summary(folder: Path, problems: list[str]) -> dict[str, Any]:
+    try:
+        return read_summary(folder)
+    except ConfigError:
+        problems.append("summary.json cannot be read: its figures are taken from its rows")
+        return {}
+
+
+def _reloads(folder: Path, problems: list[str]) -> Iterator[dict[str, Any]]:
+    try:
+        yield from read_reloads(folder)
+    except OSError as error:
+        problems.append(f"events.jsonl cannot be read: {error.strerror}")
+
+
+def _reload_point(event: Mapping[str, Any]) -> ReloadPoint:
+    parts = event.get("seconds")
+    times = [_number(part) for part in parts.values()] if isinstance(parts, Mapping) else []
+    return ReloadPoint(
+        step=event["step"],
+        reason=clean(str(event.get("reason"))),
+        freed_gb=_number(event.get("freed_gb")),
+        seconds=sum(max(t, 0.0) for t in times if t is not None) if times else None,
+    )
+
+
+def _number(value: object) -> float | None:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    return float(value) if abs(value) < sys.float_info.max else None
