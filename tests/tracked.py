@@ -1,4 +1,4 @@
-"""A run to be tracked, made up: its config, rows, reloads and summary."""
+"""A made-up run for the tests of trackers and records: config, rows, reloads, summary."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What makes test data and models; not in the wheel."""
+"""Tools that make models and test data; not in the wheel."""

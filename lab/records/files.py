@@ -1,4 +1,4 @@
-"""A run's own files: metrics.jsonl and events.jsonl, the truth that every tracker is a view of."""
+"""Write a run's files, the source of truth for every tracker, and lock them while it runs."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from lab.records.rows import METRIC_KEYS, decode, encode, finite, read_jsonl
 
 
 class MetricsLost(RuntimeError):  # noqa: N818
-    """A file of the run cannot be written: its disk is full, or its folder is gone.
+    """A run's file cannot be written: its disk is full, or its folder is gone.
 
     Attributes:
-        path: the file; up to the failure it holds whole lines only.
+        path: the file, which still holds whole lines only.
     """
 
     def __init__(self, path: Path, error: OSError) -> None:
@@ -37,14 +37,14 @@ class RunBusy(ConfigError):  # noqa: N818
         super().__init__("run", run_dir, "is still going on in another process")
 
 
-class JsonLines:
-    """A file of JSON lines that only grows; after each ``append`` it is whole for any reader.
+class JsonLinesWriter:
+    """Append-only writer of a JSON Lines file; after each ``append`` every line in it is whole.
 
-    It is locked while it is open. The lock ends with the process, however that ends, and a worker
-    does not inherit it.
+    The file is locked (``flock``) while it is open. The lock ends with the process, however that
+    ends, and a worker does not inherit it.
 
     Attributes:
-        last: the last whole line found when the file was opened; what followed it was cut.
+        last: the last whole row when the file was opened; a partial line after it is truncated.
 
     Raises:
         MetricsLost: the file cannot be opened or written.
@@ -63,7 +63,7 @@ class JsonLines:
             raise MetricsLost(path, error) from error
 
     def append(self, row: Mapping[str, object]) -> None:
-        """Write one line with one call of the system, so that a kill leaves all of it or none."""
+        """Write one line with one system call, so that a kill leaves all of it or none."""
         line = (encode(row) + "\n").encode()
         rest = memoryview(line)
         try:
@@ -76,14 +76,14 @@ class JsonLines:
         self._size += len(line)
 
     def fsync(self) -> None:
-        """Wait until the disk has every line."""
+        """Wait until every line is on disk."""
         try:
             os.fsync(self._fd)
         except OSError as error:
             raise MetricsLost(self.path, error) from error
 
     def close(self) -> None:
-        """Close it and give up its lock; done twice, it does nothing."""
+        """Close the file and release its lock; idempotent."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -91,11 +91,11 @@ class JsonLines:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """Whether a row was written; if not, the loss that its step has in the file.
+    """The result of writing a row: whether it was new, and the loss in the file for its step.
 
     Attributes:
-        is_new: the same as the truth of this object.
-        loss: as first written, to the last bit; None where it is null (not finite).
+        is_new: also the truth value of this object.
+        loss: as first written, bit for bit; None where it is null (not finite).
     """
 
     is_new: bool
@@ -106,14 +106,13 @@ class Stored:
 
 
 class RunFiles:
-    """What a run leaves in its folder: one row a step, one row an event, one summary.
+    """The files of a run: one row per step, one per event, one summary at the end.
 
-    Opening a folder that holds rows continues them: a partial last line is cut, and ``last_step``
-    says where they end.
+    Opening the folder of an earlier run continues its files: a partial last line is truncated.
 
     Attributes:
-        last_step: the newest step that has a row, 0 before the first.
-        last_time: when the files were last added to, in seconds since the run's start.
+        last_step: the last step that has a row, 0 before the first.
+        last_time: time of the last row or event at opening, in seconds since the run's start.
 
     Raises:
         MetricsLost: a file cannot be opened or written.
@@ -122,8 +121,8 @@ class RunFiles:
 
     def __init__(self, run_dir: Path) -> None:
         self.run_dir = run_dir
-        self._metrics = JsonLines(run_dir / "metrics.jsonl")
-        self._events = JsonLines(run_dir / "events.jsonl")
+        self._metrics = JsonLinesWriter(run_dir / "metrics.jsonl")
+        self._events = JsonLinesWriter(run_dir / "events.jsonl")
         step = (self._metrics.last or {}).get("step", 0)
         self.last_step = step if isinstance(step, int) else 0
         times = [(file.last or {}).get("time") for file in (self._metrics, self._events)]
@@ -131,7 +130,7 @@ class RunFiles:
         self._losses = None if self.last_step else array("d")
 
     def row(self, row: Mapping[str, object]) -> Stored:
-        """Write the row of the next step; a step that was executed again keeps its first row.
+        """Write the row of the next step; a replayed step keeps its first row.
 
         Raises:
             ValueError: a step between the last row and this one is missing.
@@ -150,7 +149,7 @@ class RunFiles:
         return Stored(True, loss if math.isfinite(loss) else None)
 
     def _stored_loss(self, step: int) -> float | None:
-        if self._losses is None:  # the file is older than this object: read once, on first need
+        if self._losses is None:  # rows older than this object: read once, when first needed
             self._losses = array("d", map(_loss, read_jsonl(self._metrics.path)))
         loss = self._losses[step - 1]
         return loss if math.isfinite(loss) else None
@@ -159,12 +158,12 @@ class RunFiles:
         self._events.append(event)
 
     def fsync(self) -> None:
-        """Wait until the disk has every row and event."""
+        """Wait until every row and event is on disk."""
         self._metrics.fsync()
         self._events.fsync()
 
     def write_summary(self, summary: Mapping[str, object]) -> None:
-        """Put summary.json in place, whole or not at all."""
+        """Write ``summary.json`` atomically."""
         path = self.run_dir / "summary.json"
         temporary = path.with_name("summary.json.tmp")
         text = json.dumps(finite(summary), indent=2, ensure_ascii=False) + "\n"
@@ -185,10 +184,10 @@ class RunFiles:
 
 
 def read_summary(run_dir: Path) -> dict[str, Any]:
-    """The content of ``summary.json``; empty where a run has not ended.
+    """Read ``summary.json``; empty for a run that has not ended.
 
     Raises:
-        ConfigError: it is no JSON object.
+        ConfigError: it cannot be read, or is no JSON object.
     """
     path = run_dir / "summary.json"
     try:
@@ -213,10 +212,10 @@ def _lock(fd: int, path: Path) -> None:
 
 
 def check_idle(run_dir: Path) -> None:
-    """Make sure that nobody writes the files of this run.
+    """Check that no process is writing the files of this run.
 
     Raises:
-        RunBusy: somebody does.
+        RunBusy: one is.
     """
     path = run_dir / "metrics.jsonl"
     with suppress(FileNotFoundError), path.open("rb") as file:
@@ -232,7 +231,7 @@ def _loss(row: Mapping[str, object]) -> float:
 
 
 def _last_line(fd: int) -> tuple[int, dict[str, object] | None]:
-    """End of the last line that is whole and readable, and its row, looked for from the end."""
+    """Offset of the end of the last whole, valid line, and its row; searched from the end."""
     end = os.fstat(fd).st_size
     while end:
         start = _line_start(fd, end)
@@ -244,7 +243,7 @@ def _last_line(fd: int) -> tuple[int, dict[str, object] | None]:
 
 
 def _line_start(fd: int, end: int, block: int = 4096) -> int:
-    """Where the line begins whose last byte, perhaps a newline, lies before ``end``."""
+    """Offset of the start of the line whose last byte, newline or not, is at ``end - 1``."""
     at = end - 1
     while at > 0:
         low = max(0, at - block)

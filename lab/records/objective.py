@@ -1,4 +1,4 @@
-"""What a sweeper makes small: one figure of a run that has ended."""
+"""The objective of a sweep: one figure of a completed run, to be minimised."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from lab.records.rows import metric_gb
 def value(
     config: Config, summary: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]
 ) -> float | None:
-    """The objective of a completed run; the smaller the better.
+    """The objective of a completed run; smaller is better.
 
-    ``throughput`` is tokens a second of all the run's time but its start, negative, as long as its
-    peak memory stayed within ``objective.memory_limit_gb``; above it the excess, positive: worse
-    than any run within it, and the less so the nearer it came. Peak memory is what
-    ``reload.metric`` measures.
+    ``throughput`` is minus the tokens per second over the whole run without its startup, while
+    peak memory is within ``objective.memory_limit_gb``. Over the limit the score is peak / limit
+    (> 0): it ranks below every run within it, the closest first. Peak memory is the maximum of the
+    figure named by ``reload.metric``, in GB of 2^30 bytes.
 
     Arguments:
-        rows: those of the run's ``metrics.jsonl``.
+        rows: of the run's ``metrics.jsonl``.
 
     Returns:
-        None where the run has no such figure, as after a loss that was not finite.
+        None if the run lacks the figure, e.g. a final loss that was not finite.
     """
     match config.objective.name:
         case "final_loss":
@@ -43,7 +43,7 @@ def value(
 
 
 def _tokens_per_second(summary: Mapping[str, Any]) -> float | None:
-    """Reloads and checkpoints count, which the summary's own figure leaves out."""
+    """Speed with the time of reloads and checkpoints, which the summary's own figure leaves out."""
     speed, seconds = summary.get("tokens_per_second"), summary.get("seconds") or {}
     if speed is None or not {"train", "total", "startup"} <= seconds.keys():
         return None

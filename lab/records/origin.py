@@ -1,4 +1,4 @@
-"""How a run was begun, and whether its config, data and model are still those."""
+"""The origin of a run, and whether its config, data, model and environment are unchanged."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ from typing import Any, Self
 from lab.config.schema import ConfigError
 from lab.records.rows import read_jsonl
 
-# A difference in these changes what is learned; in the others only the bits, perhaps.
-DECISIVE = {"data_fingerprint": "data", "model_fingerprint": "model.path"}
-TOLD = ("python", "mlx", "mlx_lm", "device", "device_name", "blas", "threads")
+# Fingerprints, and the setting to name if they differ: another one changes the training.
+MUST_MATCH = {"data_fingerprint": "data", "model_fingerprint": "model.path"}
+# A mismatch in these may change the last bits; it is only warned about.
+WARN_IF_CHANGED = ("python", "mlx", "mlx_lm", "device", "device_name", "blas", "threads")
 RUN_ID = "[0-9a-z]{1,32}"
 
 
 @dataclass(frozen=True)
 class Origin:
-    """How a run was begun: the fields of its ``run_started`` event.
+    """The identity of a run from its start: the fields of its ``run_started`` event.
 
     Attributes:
-        run_id: names the run to trackers, over restarts and resumptions.
-        group: the sweep that it is a job of.
+        run_id: the run's id in trackers, kept over restarts and resumes.
+        group: the sweep that it is a job of; None for a run of its own.
         config_sha256: hash of its ``config.yaml`` as first written.
     """
 
@@ -40,14 +41,14 @@ class Origin:
 
     @classmethod
     def of(cls, run_dir: Path) -> Self:
-        """That of a run which was begun earlier.
+        """Read the origin of an earlier run and check its config against it.
 
         Raises:
-            ConfigError: its config was edited since, or its first event is not what it should be.
+            ConfigError: its config was edited since, or its first event is no ``run_started``.
         """
         config = run_dir / "config.yaml"
         first = next(read_jsonl(run_dir / "events.jsonl"), None)
-        if first is None:  # it was cut off before it began
+        if first is None:  # cut off before its first event
             return cls.new(config, None)
         run_id, group, digest = (first.get(k) for k in ("run_id", "group", "config_sha256"))
         if not isinstance(run_id, str) or not re.fullmatch(RUN_ID, run_id):
@@ -63,7 +64,7 @@ class Origin:
 
 
 def _run_id(environ: Mapping[str, str]) -> str:
-    """A new run's: the one that W&B's agent has given it already, where one has started it."""
+    """A new run id; the one that W&B's sweep agent assigned, if an agent started this run."""
     given = environ.get("WANDB_RUN_ID", "")
     if environ.get("WANDB_SWEEP_ID") and re.fullmatch(RUN_ID, given):
         return given
@@ -75,15 +76,19 @@ def _digest(path: Path) -> str:
 
 
 def check_environment(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Compare the environment of a run's first worker with that of the one that goes on.
+    """Compare the environment of a run's first worker with that of a later worker.
+
+    Arguments:
+        then: of the first worker; a key it lacks is not compared.
+        now: of the later worker.
 
     Returns:
-        One line for each difference that may cost the last bits.
+        One warning for each difference that may change the last bits.
 
     Raises:
-        ConfigError: the data or the model is another.
+        ConfigError: the data or the model has another fingerprint.
     """
-    for key, setting in DECISIVE.items():
+    for key, setting in MUST_MATCH.items():
         if key in then and then[key] != now.get(key):
             what = setting.partition(".")[0]
             raise ConfigError(
@@ -93,7 +98,7 @@ def check_environment(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[s
             )
     return [
         f"{key} is {now.get(key)}, and was {then[key]} when the run began: its curve may differ"
-        for key in TOLD
+        for key in WARN_IF_CHANGED
         if key in then and then[key] != now.get(key)
     ]
 

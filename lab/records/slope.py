@@ -1,4 +1,4 @@
-"""The robust slope of memory over steps: how fast a run leaks, whatever single steps do.
+"""The Theil-Sen slope of memory over steps: how fast a run leaks, robust against single steps.
 
 Plain Python: numpy would take longer to import than a worker takes to start, and 10 MB of the
 process that is measured; ``statistics`` brings fractions and decimals.
@@ -11,12 +11,12 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from itertools import combinations
 
-WARM_UP_STEPS = 10  # allocators settle: their first growth is not a leak
-MOST_POINTS = 64  # pairs grow with the square; more points move the median no further
+WARM_UP_STEPS = 10  # left out: allocators grow at first without a leak
+MOST_POINTS = 64  # pairs grow with the square; more points hardly change the median
 
 
 def median(values: Iterable[float]) -> float:
-    """The middle one of at least one value, or the mean of the two that are."""
+    """The median of at least one value."""
     return _middle(sorted(values))
 
 
@@ -26,12 +26,13 @@ def _middle(ordered: Sequence[float]) -> float:
 
 
 def theil_sen(points: Sequence[tuple[int, float]]) -> float:
-    """Median of the slopes between all pairs of points (Theil 1950, Sen 1968).
+    """The Theil-Sen estimator: median of the slopes between all pairs of points.
 
-    Up to 29 % of the points may lie anywhere without moving it far.
+    Theil 1950, Sen 1968. Its breakdown point is 29 %: so many points may be outliers.
 
     Arguments:
-        points: (step, value), steps strictly increasing, at least two; many are thinned evenly.
+        points: (step, value), steps strictly increasing, at least two; thinned evenly to at most
+            ``2 * MOST_POINTS``.
 
     Returns:
         The slope in the unit of the values per step.
@@ -41,11 +42,11 @@ def theil_sen(points: Sequence[tuple[int, float]]) -> float:
 
 
 class SlopeWindow:
-    """The slope over the last ``window`` steps since a worker's start or its last reload.
+    """The Theil-Sen slope over the last ``window`` steps, updated step by step.
 
-    A new one is made at each of these, so growth is never measured across them. The slopes of all
-    pairs are kept sorted, so that a step costs some tens of microseconds. A window of more than
-    ``MOST_POINTS`` steps takes every second, third, ... of them.
+    A worker makes a new one at its start and after each reload, so growth is never measured across
+    them. The slopes of all pairs are kept sorted: a step costs some tens of microseconds. A window
+    longer than ``MOST_POINTS`` steps uses every second, third, ... step.
     """
 
     def __init__(self, window: int) -> None:
@@ -56,7 +57,7 @@ class SlopeWindow:
         self._step = -WARM_UP_STEPS
 
     def add(self, value: int) -> float | None:
-        """Take one step's memory in bytes; the slope in bytes per step once the window is full."""
+        """Add one step's memory in bytes; return bytes per step, None until the window is full."""
         step, self._step = self._step, self._step + 1
         if step >= 0 and step % self._every == 0:
             self._push(step, value)

@@ -1,4 +1,4 @@
-"""The last words of a run on the console: what came out, where it lies, what to type next."""
+"""The closing summary of a run on the console: figures, folder, and commands to type next."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def format_summary(
     wandb_dir: Path | None = None,
     error: str = "",
 ) -> str:
-    """A few aligned lines about a run that has ended.
+    """Format the closing summary as a few aligned lines.
 
-    Args:
+    Arguments:
         summary: the content of summary.json; keys may be missing or null.
-        wandb_dir: the folder that W&B wrote into, None without W&B.
-        error: what ended a failed run, e.g. the worker's last line; only its last line is shown.
+        wandb_dir: the folder of W&B's files; None without W&B.
+        error: error text of a failed run, e.g. a traceback; only its last line is shown.
     """
     state = summary.get("state", "failed")
     seconds = (summary.get("seconds") or {}).get("total")
@@ -57,7 +57,7 @@ def format_summary(
 
 
 def command(program: str, *arguments: str) -> str:
-    """A line to paste into a shell; a program that is not on the PATH gets its folder."""
+    """A shell command line; a program beside this Python that is not on the PATH gets its path."""
     beside = Path(sys.executable).parent / program
     if shutil.which(program) is None and beside.exists():
         program = relative(beside)
@@ -81,7 +81,7 @@ def _reloads(by_reason: Mapping[str, int]) -> str:
 
 
 def relative(path: Path) -> str:
-    """The path from the working folder, or as it is where it lies elsewhere."""
+    """The path relative to the working folder; unchanged if it lies outside."""
     try:
         return str((Path.cwd() / path).relative_to(Path.cwd()))
     except ValueError:

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: one live line on a terminal, plain lines elsewhere."""
+"""Progress of a run on the console: one live line on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from lab.config.keys import Config
 from lab.records.rows import metric_gb
 from lab.tracking.text import duration, number
 
-PLAIN_LINES = 20  # of a whole run, beside its events
+PLAIN_LINES = 20  # a run, besides its events
 REDRAW_SECONDS = 0.2
-BAR_FROM_WIDTH = 90  # columns; below, the figures need them all
-# The reader of a pipe may leave, a terminal be closed; training goes on.
-GONE = (OSError, ValueError)
+BAR_FROM_WIDTH = 90  # terminal columns; below, there is no room for a progress bar
+# Suppressed on writing: the reader of a pipe may leave, a terminal be closed; training goes on.
+STREAM_CLOSED = (OSError, ValueError)
 
 SHOWN_EVENTS = {
     "budget_exceeded": "memory budget exceeded",
@@ -28,20 +28,25 @@ SHOWN_EVENTS = {
     "resumed": "resumed",
     "worker_died": "worker died",
 }
-TOLD_ONCE = ("nonfinite", "reload_skipped")  # a run that goes on all the same may have thousands
+SHOWN_ONCE = ("nonfinite", "reload_skipped")  # a run may have thousands
 
 
 def open_progress(
     config: Config, *, stream: TextIO | None = None, interactive: bool | None = None
 ) -> PlainProgress:
-    """The progress that suits ``stream``, by default the standard output."""
+    """Open live progress if ``stream`` is a terminal, else plain progress.
+
+    Arguments:
+        stream: by default the standard output.
+        interactive: overrules whether the stream is a terminal.
+    """
     out: TextIO = sys.stdout if stream is None else stream
     live = out.isatty() if interactive is None else interactive
     return (LiveProgress if live else PlainProgress)(config, out)
 
 
 class PlainProgress:
-    """A line at the start, for each twentieth of the steps, and for each event that matters."""
+    """Print one line at the start, one every twentieth of the steps, one for each shown event."""
 
     def __init__(self, config: Config, stream: TextIO) -> None:
         self._stream = stream
@@ -50,7 +55,7 @@ class PlainProgress:
         self._budget_gb = config.memory.budget_gb
         self._first: tuple[int, float] | None = None
         self._twentieth = -1
-        self._told: set[str] = set()
+        self._seen: set[str] = set()
 
     def log(self, row: Mapping[str, Any]) -> None:
         if self._first is None:
@@ -59,15 +64,15 @@ class PlainProgress:
 
     def event(self, event: Mapping[str, Any]) -> None:
         name = str(event.get("event"))
-        if name in TOLD_ONCE and name in self._told:
+        if name in SHOWN_ONCE and name in self._seen:
             return
-        self._told.add(name)
+        self._seen.add(name)
         line = event_line(event, self._metric)
         if line:
             self._say(line)
 
     def close(self, summary: Mapping[str, Any], exit_code: int) -> list[str]:
-        """Leave the console as it was."""
+        """Restore the console."""
         del summary, exit_code
         return []
 
@@ -80,7 +85,7 @@ class PlainProgress:
             )
 
     def _say(self, line: str) -> None:
-        with suppress(*GONE):
+        with suppress(*STREAM_CLOSED):
             print(line, file=self._stream, flush=True)
 
     def _status(self, row: Mapping[str, Any]) -> str:
@@ -94,7 +99,7 @@ class PlainProgress:
         return "  ".join(parts)
 
     def _seconds_left(self, row: Mapping[str, Any]) -> float | None:
-        """By the pace since the first row seen, reloads and checkpoints included."""
+        """Estimate from the pace since the first row, reloads and checkpoints included."""
         assert self._first is not None
         step, began = self._first
         done = row["step"] - step
@@ -102,7 +107,7 @@ class PlainProgress:
 
 
 class LiveProgress(PlainProgress):
-    """One line that is drawn over; events, and what the program logs, appear above it."""
+    """Redraw one line in place; events and log records appear above it."""
 
     def __init__(self, config: Config, stream: TextIO) -> None:
         super().__init__(config, stream)
@@ -110,8 +115,8 @@ class LiveProgress(PlainProgress):
         from rich.live import Live
 
         self._console = Console(file=stream, force_terminal=True)
-        # Its own refresh thread would draw ten times a second whether anything happened or not; and
-        # redirected, error messages of a crash would vanish with the line.
+        # No refresh thread: it would draw ten times a second whether anything changed or not. No
+        # redirection: the error messages of a crash would vanish with the line.
         self._live = Live(
             console=self._console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False
         )
@@ -120,8 +125,8 @@ class LiveProgress(PlainProgress):
         self._live.start()
 
     def close(self, summary: Mapping[str, Any], exit_code: int) -> list[str]:
-        """Leave the console as it was, the last line on it."""
-        with suppress(*GONE):
+        """Restore the console and leave the last line on it."""
+        with suppress(*STREAM_CLOSED):
             self._live.stop()
         for handler, stream in self._handlers:
             handler.setStream(stream)
@@ -132,13 +137,13 @@ class LiveProgress(PlainProgress):
         if now - self._drawn < REDRAW_SECONDS and row["step"] < self._steps:
             return
         self._drawn = now
-        with suppress(*GONE):
+        with suppress(*STREAM_CLOSED):
             self._live.update(self._line(row), refresh=True)
 
     def _say(self, line: str) -> None:
         from rich.text import Text
 
-        with suppress(*GONE):
+        with suppress(*STREAM_CLOSED):
             self._console.print(Text(line), soft_wrap=True)
 
     def _line(self, row: Mapping[str, Any]) -> Any:
@@ -161,7 +166,11 @@ class LiveProgress(PlainProgress):
 
 
 def event_line(event: Mapping[str, Any], metric: str) -> str | None:
-    """One line for a person, or None for an event that is only for the file."""
+    """Format an event as one line; None for an event that is only in the file.
+
+    Arguments:
+        metric: the memory figure shown for a reload (``reload.metric``).
+    """
     name, step = event.get("event"), event.get("step")
     if name == "reload":
         before = number(metric_gb(event.get("before") or {}, metric), ".2f")
@@ -184,19 +193,19 @@ def event_line(event: Mapping[str, Any], metric: str) -> str | None:
 
 
 def _field(value: object) -> str:
-    """A figure in few digits; of a longer text, such as a traceback, the last line."""
+    """A float in four digits; of a longer text, such as a traceback, the last line."""
     if isinstance(value, float):
         return f"{value:.4g}"
     return (str(value).strip().splitlines() or [""])[-1]
 
 
 def _log_above(console: Any) -> list[tuple[logging.StreamHandler[Any], Any]]:
-    """Let log lines for the terminal go above the live line; returns what to put back."""
+    """Send terminal log lines above the live line; return handlers and streams to restore."""
     from rich.file_proxy import FileProxy
 
     changed = []
     for handler in logging.getLogger().handlers:
-        # FileHandler is a StreamHandler too: its stream is no terminal, and None once closed.
+        # A FileHandler is a StreamHandler too: its stream is no terminal, and None once closed.
         stream = getattr(handler, "stream", None)
         if isinstance(handler, logging.StreamHandler) and stream is not None and stream.isatty():
             changed.append((handler, handler.stream))

@@ -1,4 +1,4 @@
-"""Where W&B's files of a run lie."""
+"""The folders of W&B's files."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from lab.config.keys import Config
 
 
 def outputs_of(run_dir: Path) -> Path:
-    """The folder of all runs, which W&B's files go to: the one that holds this run, else ours."""
+    """The ``outputs`` folder that holds this run, which W&B writes into; else ``./outputs``."""
     holds = (folder for folder in run_dir.resolve().parents if folder.name == "outputs")
     return next(holds, Path("outputs"))
 
 
 def wandb_folder(config: Config, outputs: Path) -> Path | None:
-    """Where the W&B runs lie, for ``wandb leet``; None where there is no W&B."""
+    """The folder of the W&B runs, for ``wandb leet``; None without W&B."""
     if config.tracker.mode == "none":
         return None
     return Path(os.environ.get("WANDB_DIR") or outputs) / "wandb"

@@ -1,4 +1,4 @@
-"""A run's W&B run, made again from the run's own files."""
+"""Rebuild a run's offline W&B run from the run's own files."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from lab.records.origin import Origin
 from lab.tracking.folders import outputs_of, wandb_folder
 from lab.tracking.wandb import WandbTracker
 
-SECONDS = 600.0  # enough for a million rows
+FINISH_SECONDS = 600.0  # enough for a million rows
 
 
 class SyncError(RuntimeError):
-    """W&B failed; the text says how."""
+    """W&B failed; the message is its error."""
 
 
 def rebuild(run_dir: Path) -> Path:
-    """Write one complete offline W&B run; it takes the place of any that a run left unfinished.
+    """Write one complete offline W&B run in place of any unfinished one.
 
     Returns:
-        Its folder, which ``wandb sync`` sends up.
+        Its folder, which ``wandb sync`` uploads.
 
     Raises:
         ConfigError: the folder is not a run's, or the run is still going on.
@@ -38,7 +38,7 @@ def rebuild(run_dir: Path) -> Path:
         outputs=outputs,
         run_dir=run_dir,
         origin=origin,
-        finish_seconds=SECONDS,
+        finish_seconds=FINISH_SECONDS,
     )
     problems = tracker.close(summary, 0 if summary.get("state") == "completed" else 1)
     folder = wandb_folder(config, outputs)

@@ -1,4 +1,4 @@
-"""Figures as a person reads them."""
+"""Format figures and names for the console, the page and the reports."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 
 def number(value: object, form: str) -> str:
-    """A figure in a format, or a dash where there is none."""
+    """Format a number; ``-`` for anything else."""
     return format(value, form) if isinstance(value, int | float) else "-"
 
 
 def duration(seconds: float | None) -> str:
-    """``0:32``, ``1:02:03``, or dashes while nobody knows."""
+    """Format seconds as ``0:32`` or ``1:02:03``; ``-:--`` for None."""
     if seconds is None:
         return "-:--"
     minutes, rest = divmod(round(seconds), 60)
@@ -20,11 +20,11 @@ def duration(seconds: float | None) -> str:
 
 
 def short_names(keys: Sequence[str]) -> list[str]:
-    """The last part of each key, where that tells them apart."""
+    """The last part of each dotted key; the whole key where that is not unique."""
     last = [key.rpartition(".")[2] for key in keys]
     return [name if last.count(name) == 1 else key for name, key in zip(last, keys, strict=True)]
 
 
 def clean(text: str) -> str:
-    """The text without what would move a terminal's cursor or turn its letters around."""
+    """Replace characters that are not printable: control codes, bidirectional overrides."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

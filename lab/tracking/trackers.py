@@ -1,4 +1,4 @@
-"""Where a run's rows and events go: its files, which are the truth, and the views of them."""
+"""The tracker protocol, and the trackers of a run: W&B and the console."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ if TYPE_CHECKING:
 
 
 class Tracker(Protocol):
-    """A view of a run. It never raises, and holds up its caller for microseconds."""
+    """A view of a run. It never raises, and blocks its caller for microseconds only."""
 
     def log(self, row: Mapping[str, object]) -> None:
-        """Take one row of metrics.jsonl."""
+        """Show one row of ``metrics.jsonl``."""
 
     def event(self, event: Mapping[str, object]) -> None:
-        """Take one row of events.jsonl."""
+        """Show one row of ``events.jsonl``."""
 
     def close(self, summary: Mapping[str, object], exit_code: int) -> list[str]:
-        """Finish, and return one line for each problem that the user should know of."""
+        """Finish the view; return one line for each problem to show to the user."""
         ...
 
 
@@ -35,13 +35,13 @@ def open_trackers(
     overrides: list[str],
     interactive: bool | None = None,
 ) -> list[Tracker]:
-    """The trackers of one run: W&B, unless there is to be none, and the progress on the console.
+    """Open the trackers of one run: W&B unless ``tracker.mode=none``, and console progress.
 
-    Args:
+    Arguments:
         outputs: the folder of all runs; W&B writes into its ``wandb``.
-        run_dir: this run's folder; rows that it already holds are shown in W&B first.
-        origin: how the run was begun: its id and the sweep that it is a job of.
-        overrides: what the user set on the command line.
+        run_dir: this run's folder; W&B gets the rows that it already holds first.
+        origin: the run's id and the sweep that it is a job of.
+        overrides: from the command line.
         interactive: draw a live line; by default if the standard output is a terminal.
     """
     from lab.tracking.console import open_progress

@@ -1,4 +1,4 @@
-"""A saved W&B view of one sweep: memory, loss and reloads against the step, by the swept key."""
+"""A saved W&B workspace view of a sweep: memory, loss, reloads over steps, by swept setting."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ SECTIONS = {
     "Speed": ("tokens_per_second", "step_seconds"),
 }
 COLUMNS = ("final_loss", "peak_process_gb", "peak_mlx_gb", "overhead_fraction", "tokens_per_second")
-CHOSEN_BY = ("name", "kind", "policy", "mode")  # the key of a group that tells its options apart
+OPTION_KEYS = ("name", "kind", "policy", "mode")  # the key that names a group's option
 
 
 class ViewError(RuntimeError):
-    """The view could not be saved; the text says why, in one line."""
+    """The view could not be saved; the message is one line."""
 
 
 def save_view(config: Config, *, group: str, swept: Sequence[str]) -> str:
-    """Save the view of a sweep on the server that its runs went to, and return its address.
+    """Save the view of a sweep on the W&B server of its runs; return its URL.
 
     Arguments:
         config: of any of its runs.
-        group: the sweep, as its runs are grouped.
+        group: the W&B group of its runs.
         swept: the keys and groups that differ between its runs.
 
     Raises:
-        ViewError: wandb-workspaces is not installed, or the server is not reached.
+        ViewError: wandb-workspaces is not installed, or the server cannot be reached.
     """
     if importlib.util.find_spec("wandb_workspaces") is None:
         raise ViewError("its package is missing: pip install 'mlx-memory-lab[workspaces]'")
@@ -54,14 +54,14 @@ def save_view(config: Config, *, group: str, swept: Sequence[str]) -> str:
         project = config.tracker.project or PROJECT
         view = make_view(str(entity), project, group=group, swept=swept)
         view.save()
-    except Exception as error:  # W&B's client raises many kinds; all mean the same to a user
+    except Exception as error:  # W&B's client raises many types; all mean the same here
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ViewError(lines[0]) from error
     return view.url
 
 
 def make_view(entity: str, project: str, *, group: str, swept: Sequence[str]) -> Workspace:
-    """The view, not saved yet."""
+    """Build the view without saving it."""
     from wandb_workspaces import expr
     from wandb_workspaces import workspaces as ws
 
@@ -87,7 +87,7 @@ def _section(name: str, charts: Sequence[str]) -> Section:
     from wandb_workspaces import workspaces as ws
     from wandb_workspaces.reports import v2 as wr
 
-    # Each bin's lowest and highest, where there are more points than pixels: no spike is lost.
+    # Min-max bucketing where there are more points than pixels: no spike is lost.
     panels: list[Any] = [
         wr.LinePlot(x="step", y=[key], title=key, point_visualization_method="bucketing-gorilla")
         for key in charts
@@ -96,7 +96,7 @@ def _section(name: str, charts: Sequence[str]) -> Section:
 
 
 def swept_settings(swept: Sequence[str]) -> list[str]:
-    """The settings of ``config.yaml`` that tell a sweep's runs apart: of a group, its choice."""
+    """The swept settings as keys of ``config.yaml``; for a swept group the key of its option."""
     hints = get_type_hints(Config)
     found = []
     for key in swept:
@@ -106,16 +106,16 @@ def swept_settings(swept: Sequence[str]) -> list[str]:
                 found.append(key)
             continue
         names = [f.name for f in fields(group)]
-        found += [f"{key}.{name}" for name in CHOSEN_BY if name in names][:1]
+        found += [f"{key}.{name}" for name in OPTION_KEYS if name in names][:1]
     return found
 
 
 def _escaped(text: str) -> str:
-    """For a filter, which is parsed as Python after each ``=`` in it was doubled."""
+    """Escape for a filter, which W&B parses as Python after doubling each ``=`` in it."""
     return re.sub(r"\W", lambda match: rf"\U{ord(match[0]):08x}", text)
 
 
 def _in_config(key: str) -> str:
-    """A setting's name in W&B, which puts ``value`` after the first part."""
+    """A setting's name in W&B, which inserts ``value`` after the first part."""
     first, _, rest = key.partition(".")
     return f"{first}.value" + (f".{rest}" if rest else "")

@@ -1,4 +1,4 @@
-"""Weights & Biases on a thread of its own: slow, hanging or failing, it holds up no training."""
+"""Weights & Biases on a thread of its own: slow, hanging or failing, it never blocks training."""
 
 from __future__ import annotations
 
@@ -26,18 +26,16 @@ log = logging.getLogger(__name__)
 
 PROJECT = "mlx-memory-lab"
 
-# An upload that needs longer is better done by `wandb sync`: nobody waits for a prompt that long,
-# and a sweep would wait once a job.
+# An upload that needs longer is left to `wandb sync`: a sweep would wait so long at each job.
 FINISH_SECONDS = 15.0
 
-# What W&B's own process gets to end by itself after it failed or hung, once all else is done.
+# Grace period at exit for W&B's own process after it failed or hung.
 EXIT_SECONDS = 1.0
 
-# About 20 MB of rows. A W&B that hangs must not grow the memory of the process beside the one whose
-# memory is measured.
+# About 20 MB of rows: a W&B that hangs must not fill the machine whose memory is measured.
 BACKLOG_ROWS = 10_000
 
-# The default of 15 s would lose that much when the machine goes down.
+# W&B's default of 15 s would lose that much when the machine goes down.
 FLUSH_SECONDS = 0.5
 
 
@@ -47,18 +45,18 @@ class _Finish(NamedTuple):
 
 
 class WandbTracker:
-    """Shows a run's rows in W&B, as one complete W&B run, also after a resume.
+    """Log a run to W&B as one complete W&B run, also after a resume.
 
     W&B takes about half a second to start; rows wait in a queue meanwhile. Rows and reloads that
-    the run's folder holds at construction come first: a resumed run would otherwise begin in its
-    middle, for an offline run cannot be continued. It takes the place of the offline run that was
-    cut off; online, only what the server does not have yet is sent.
+    the run's folder already holds are logged first, because an offline run cannot be continued: a
+    resumed run replaces the offline run that was cut off. Online, only rows that the server does
+    not have yet are sent.
 
-    Args:
+    Arguments:
         config: its ``tracker.mode`` is ``offline`` or ``online``.
-        outputs: W&B writes into ``outputs/wandb``, unless ``WANDB_DIR`` says otherwise.
-        origin: how the run was begun; its id is W&B's too, whenever it goes on.
-        overrides: what the user set; without a ``name=`` among them ``WANDB_NAME`` wins.
+        outputs: W&B writes into ``outputs/wandb``, unless ``WANDB_DIR`` is set.
+        origin: its run id is the W&B run's too, over resumes.
+        overrides: from the command line; without a ``name=`` among them ``WANDB_NAME`` wins.
         finish_seconds: how long ``close`` waits for W&B.
     """
 
@@ -98,7 +96,7 @@ class WandbTracker:
             self.log(reload_row(event, self._metric))
 
     def close(self, summary: Mapping[str, object], exit_code: int) -> list[str]:
-        """Finish the W&B run and say what went wrong. Takes at most ``finish_seconds``."""
+        """Finish the W&B run; return its problems. Waits at most ``finish_seconds``."""
         self._queue.put(_Finish(dict(summary), exit_code))
         self._thread.join(self._finish_seconds)
         problems = [f"W&B {text}; metrics.jsonl has every row" for text in self._problems()]
@@ -117,7 +115,7 @@ class WandbTracker:
     def _work(self) -> None:
         try:
             self._track()
-        except BaseException as error:  # noqa: BLE001  whatever W&B does, the run goes on
+        except BaseException as error:  # noqa: BLE001  W&B never ends a run
             self._problem = _one_line(error)
             log.warning("W&B failed, training goes on without it: %s", self._problem)
             _forget_service()
@@ -144,7 +142,7 @@ class WandbTracker:
             raise
 
     def _objective(self, summary: Mapping[str, Any]) -> dict[str, float | None]:
-        """For the ``metric`` of a sweep of W&B's own; of a run that has not ended there is none."""
+        """The ``metric`` of W&B's own sweeps; only a completed run has it."""
         if summary.get("state") != "completed":
             return {}
         (metrics, _), _ = self._past
@@ -152,10 +150,10 @@ class WandbTracker:
 
     def _start(self) -> Any:
         if not os.environ.get("WANDB_DIR"):
-            # W&B itself would fall back to the system's temporary folder without a word.
+            # If the folder is missing, W&B silently writes to the system's temporary folder.
             (self._outputs / "wandb").mkdir(parents=True, exist_ok=True)
         if self._config.tracker.mode == "offline":
-            os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # offline calls nobody
+            os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # offline must make no request
         import wandb
 
         wandb.setup(settings=wandb.Settings(silent=True))
@@ -203,12 +201,12 @@ class WandbTracker:
 
 
 def _position(row: Mapping[str, Any]) -> int:
-    """W&B's own step of a row, which must only grow; a reload follows the row after it."""
+    """W&B's step of a row, which must increase; a reload comes after the next step's row."""
     return 2 * row["step"] + (3 if "reload/reason" in row else 0)
 
 
 def reload_row(event: Mapping[str, Any], metric: str) -> dict[str, Any]:
-    """A reload as W&B gets it: the memory before and after it, against the step it followed."""
+    """The W&B row of a reload event: memory before and after it, at the step it followed."""
     return {
         "step": event.get("step"),
         "reload/before_gb": metric_gb(event.get("before") or {}, metric),
@@ -220,50 +218,50 @@ def reload_row(event: Mapping[str, Any], metric: str) -> dict[str, Any]:
 def _define_metrics(run: Any) -> None:
     run.define_metric("step")
     run.define_metric("*", step_metric="step")
-    for key in MEMORY_KEYS:  # one by one: of two globs that match, W&B may take either
+    for key in MEMORY_KEYS:  # one by one: of two matching globs W&B may take either
         run.define_metric(key, step_metric="step", summary="min,max,mean,last")
 
 
 def can_send() -> bool:
-    """Whether this user is known to a W&B server."""
+    """Whether W&B is online and this user has an API key."""
     import wandb
 
     return os.environ.get("WANDB_MODE", "online") == "online" and _has_credentials(wandb)
 
 
 def _has_credentials(wandb: Any) -> bool:
-    """Asked before ``init``, which would otherwise put a question on the user's terminal."""
+    """Checked before ``init``, which would otherwise prompt on the user's terminal."""
     if os.environ.get("WANDB_MODE", "online") != "online":
-        return True  # login() refuses to look then; init() decides
+        return True  # login() does not look then; init() decides
     return wandb.login(prompt=False, verify=False)
 
 
 def _forget_service() -> None:
-    """Let the next run of this process, and the interpreter's end, have nothing to do with it."""
+    """Tear W&B's service down, so that neither the next run nor the interpreter's exit uses it."""
     wandb: Any = sys.modules.get("wandb")
-    with suppress(BaseException):  # it tells again how it failed
+    with suppress(BaseException):  # it raises its failure again
         wandb.teardown(exit_code=1)
 
 
 @functools.cache
 def _bound_exit() -> None:
-    """Let the interpreter end although W&B hangs: at exit W&B waits for its process for ever."""
+    """Bound the interpreter's exit: W&B's own exit handler waits for its process for ever."""
 
     def kill_later() -> None:
-        # Neither imported nor asked: the import may be what hangs, and wandb.setup() waits for a
-        # lock that is held for ever where its process died while it started.
+        # Neither import nor wandb.setup() here: the import may be what hangs, and setup() waits for
+        # a lock that is never released if W&B's process died while it started.
         setup: Any = sys.modules.get("wandb.sdk.wandb_setup")
-        with suppress(AttributeError):  # it may never have started its process
+        with suppress(AttributeError):  # its process may never have started
             process = setup._singleton._connection._proc._process  # noqa: SLF001  no public way
             timer = Timer(EXIT_SECONDS, process.kill)
             timer.daemon = True
             timer.start()
 
-    atexit.register(kill_later)  # runs before W&B's own, which was registered earlier
+    atexit.register(kill_later)  # runs before W&B's handler, which was registered earlier
 
 
 def _one_line(error: BaseException) -> str:
-    """The first line of what went wrong, without the key should W&B have quoted it."""
+    """The first line of an error, with the API key masked should W&B have quoted it."""
     text = (str(error).strip() or type(error).__name__).splitlines()[0]
     secret = os.environ.get("WANDB_API_KEY")
     return text.replace(secret, "***") if secret else text

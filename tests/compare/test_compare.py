@@ -1,4 +1,4 @@
-"""``lab compare``: what it finds, what it tells apart, and what it makes of damaged files."""
+"""``lab compare``: finding runs, comparing them, and reading damaged files."""
 
 from __future__ import annotations
 
@@ -239,7 +239,7 @@ def test_a_live_run_is_read_as_far_as_it_is(tmp_path):
     files.close()
     write_rows(tmp_path, 30, every=10)
     (tmp_path / "summary.json").write_text('{"state": "interrupted", "steps": 3}')
-    files = RunFiles(tmp_path)  # it was resumed: the summary is of its last sitting
+    files = RunFiles(tmp_path)  # it was resumed: the summary is of the attempt before
     [entry] = compared(tmp_path).entries
     assert (entry.run.state, entry.run.figures.steps) == ("running", 30)
     assert page_of(compared(tmp_path), tmp_path)

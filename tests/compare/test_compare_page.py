@@ -150,7 +150,8 @@ def test_memory_axis_and_loss_are_chosen(open_page: Any, sweep: Path) -> None:
 
 def test_lines_points_and_rows_have_the_runs_colour(open_page: Any, sweep: Path) -> None:
     page = open_page(sweep)
-    by_value, by_run = palettes(compare([read_run(p) for p in find_runs([sweep]).places], title=""))
+    comparison = compare(list(map(read_run, find_runs([sweep]).locations)), title="")
+    by_value, by_run = palettes(comparison)
     colours = "[0, 5, 10].map((i) => [charts.data[i].line.color, charts.data[i + 4].marker.color])"
     assert page.evaluate(colours) == [[colour, colour] for colour in by_value.colours]
     page.get_by_text("run", exact=True).first.click()

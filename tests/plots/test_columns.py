@@ -43,7 +43,7 @@ def test_fast_and_careful_reading_agree_on_any_file(tmp_path_factory, rows, rubb
 
 
 @given(st.lists(st.floats(-1e6, 1e6) | st.just(math.nan), min_size=1, max_size=20))
-def test_rows_of_columns_hold_each_value_once_more(losses):
+def test_rows_hold_the_values_of_the_columns_again(losses):
     count = len(losses)
     values = dict.fromkeys(KEYS, np.full(count, math.nan))
     columns = Columns({"step": np.arange(1.0, count + 1), **values, "loss": np.array(losses)})

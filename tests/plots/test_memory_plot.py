@@ -1,4 +1,4 @@
-"""memory.png comes out of whatever a run has left so far."""
+"""memory.png is drawn from whatever a run has written so far."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether data and model are still those that a run was begun with."""
+"""A resumed run has the data, the model and the environment that it started with."""
 
 from __future__ import annotations
 

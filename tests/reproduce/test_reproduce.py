@@ -1,4 +1,4 @@
-"""A run comes out again from its config.yaml alone; what does not is named."""
+"""``lab reproduce``: a run is repeated from its config.yaml alone, and differences are named."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ NAMES = "loss, learning rate, tokens and weights, bit for bit"
 
 @pytest.fixture(scope="module")
 def done_once(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run with a reload in the process."""
+    """A completed run with one in-process reload."""
     return start(tmp_path_factory.mktemp("done") / "run", "reload.interval_steps=3", "name=first")
 
 
 @pytest.fixture
 def done(done_once: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """A copy of it, to be tampered with; reproductions go beside it."""
+    """A copy of that run to tamper with, in the working folder that reproductions go to."""
     shutil.copytree(done_once.folder, tmp_path / "run")
     monkeypatch.chdir(tmp_path)
     return replace(done_once, folder=tmp_path / "run")
 
 
 def made() -> list[Path]:
-    """The folders of the reproductions that were made from here."""
+    """The folders of the reproductions made in this working folder."""
     return sorted(Path("outputs").glob("runs/*/*"))
 
 
@@ -59,7 +59,7 @@ def change_summary(run: Run, **values: object) -> None:
 
 
 def cut_off(run: Run) -> None:
-    """As after a kill in the middle of the fifth row."""
+    """Cut the run off as a kill in the middle of the fifth row would."""
     (run.folder / "summary.json").unlink()
     lines = (run.folder / "metrics.jsonl").read_bytes().splitlines(keepends=True)
     (run.folder / "metrics.jsonl").write_bytes(b"".join(lines[:4]) + lines[4][:-20])
