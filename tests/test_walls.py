@@ -228,14 +228,8 @@ def test_a_circle_of_rooms_is_named() -> None:
     }
     imports = [found for file, text in sources.items() for found in imports_of(text, file)]
     [problem] = circles(imports, set(sources))
-    assert (
-        problem
-        == (
-            "circle: lab/records/rows.py:1 imports lab.tracking.text.number; "
-            "lab/tracking/view.py:1 imports lab.records.files.RunFiles"
-        )
-        or problem.count("imports") == 2
-    )
+    assert "lab/records/rows.py:1 imports lab.tracking.text.number" in problem
+    assert "lab/tracking/view.py:1 imports lab.records.files.RunFiles" in problem
 
 
 def test_what_is_imported_for_types_closes_no_circle_of_files() -> None:
