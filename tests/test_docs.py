@@ -421,7 +421,7 @@ def listing(folder: str, besides: Sequence[str]) -> list[str]:
     return sorted(n for n in names if n not in besides and not n.startswith("."))
 
 
-@pytest.mark.parametrize("page", DOCS, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*DOCS, ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name)
 def test_every_relative_link_leads_to_a_file(page: Path) -> None:
     targets = re.findall(r"\]\(([^)\s]+)\)", text_of(page))
     local = [t.partition("#")[0] for t in targets if not re.match("[a-z]+:", t)]

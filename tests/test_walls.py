@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
@@ -239,3 +240,29 @@ def test_what_is_imported_for_types_closes_no_circle_of_files() -> None:
     }
     imports = [found for file, text in sources.items() for found in imports_of(text, file)]
     assert circles(imports, set(sources)) == []
+
+
+# --- The map ------------------------------------------------------------------------------------
+
+
+def test_the_map_names_every_room_and_only_files_that_exist(repo: Path) -> None:
+    page = (repo / "docs" / "architecture.md").read_text("utf-8")
+    rooms = {path.name for path in (repo / "lab").iterdir() if (path / "__init__.py").exists()}
+    assert rooms <= set(re.findall(r"^\| `(\w+)/` \|", page, re.MULTILINE))
+    named = re.findall(r"`([\w/]+\.py)`", page)
+    assert [n for n in named if not any((repo / top / n).exists() for top in (".", "lab"))] == []
+
+
+def test_the_maps_arrows_are_the_imports(repo: Path) -> None:
+    """No room imports one that the map draws to its left."""
+    page = (repo / "docs" / "architecture.md").read_text("utf-8")
+    order = re.search(r"one way, from left to right:\n\n```\n(.*?)```", page, re.DOTALL)
+    assert order is not None
+    places = {
+        room: number for number, group in enumerate(order[1].split("─▶")) for room in group.split()
+    }
+    for found in read(repo / "lab"):
+        package, _, rest = found.module.partition(".")
+        source, target = found.room.removesuffix(".py"), rest.partition(".")[0]
+        if package == "lab" and source != target and target in places:
+            assert places[source] < places[target], str(found)
