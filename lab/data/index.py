@@ -1,4 +1,4 @@
-"""Where each sample of a JSONL file lies: one checked pass, kept as flat columns."""
+"""The sample index of a JSONL file: one validating pass, cached as flat columns."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from lab.config.units import MB
 from lab.data import samples
 from lab.data.errors import SampleError
 
-VERSION = 2
+INDEX_VERSION = 2
 _BOM = b"\xef\xbb\xbf"
-_HEADER = 512  # bytes; one line of JSON, then the columns
-_COLUMNS = {"offsets": "q", "sizes": "i", "hashes": "I"}  # type codes of array and memoryview
-_ROW = sum(array(code).itemsize for code in _COLUMNS.values())
+_HEADER_BYTES = 512  # one JSON object padded with spaces, then the columns
+_COLUMNS = {"offsets": "q", "sizes": "i", "hashes": "I"}  # type codes of array.array
+_ROW_BYTES = sum(array(code).itemsize for code in _COLUMNS.values())
 
 
 @dataclass(frozen=True)
-class Index:
-    """One entry for each of ``n`` samples, ordered by hash: a share of the samples is a slice.
+class SampleIndex:
+    """One row for each of ``n`` samples, ordered by hash, so that a split is a slice.
 
     Attributes:
         form: the format of all samples, a key of ``samples.FORMATS``.
-        fingerprint: sha256 of the file's bytes, hex.
-        offsets: int64 (n,), the byte at which a sample starts.
-        sizes: int32 (n,), its length in bytes: the key by which batches are sorted.
-        hashes: uint32 (n,), a hash of its bytes, ascending; equal ones in the order of the file.
+        fingerprint: SHA-256 of the file's bytes, hex.
+        offsets: int64 (n,), first byte of each sample.
+        sizes: int32 (n,), length in bytes; the key by which batches are sorted.
+        hashes: uint32 (n,), BLAKE2b of the bytes, ascending; ties are in file order.
     """
 
     form: str
@@ -47,15 +47,15 @@ class Index:
     hashes: memoryview[int]
 
 
-class JsonLines:
-    """The samples of one JSONL file, read one at a time from where the index says they lie.
+class JsonLinesReader:
+    """Random access to the samples of one JSONL file through its index.
 
     Attributes:
-        key: the setting that an error about the content belongs to.
+        key: the config key that errors about the file name.
 
     Raises:
-        ConfigError: the file is missing, empty, malformed (names file and line) or is being
-            written.
+        ConfigError: the file is missing, empty, malformed (names file and line) or changes while
+            it is indexed.
     """
 
     def __init__(self, path: Path, cache_dir: Path, key: str) -> None:
@@ -65,53 +65,53 @@ class JsonLines:
         except OSError as error:
             raise ConfigError(key, str(path), f"cannot be read: {error.strerror}") from error
         weakref.finalize(self, os.close, self._fd)
-        self._version = self._now()
+        self._stamp = self._file_stamp()
         self.index = self._load_or_scan(cache_dir)
 
     def __len__(self) -> int:
         return len(self.index.offsets)
 
     def __getitem__(self, row: int) -> dict[str, Any]:
-        """Sample ``row``, as it was when it was checked.
+        """Read sample ``row`` of the index.
 
         Raises:
-            ConfigError: the file was written to since.
+            ConfigError: the file was modified after it was indexed.
         """
         line = os.pread(self._fd, self.index.sizes[row], self.index.offsets[row])
-        if self._now() != self._version:
+        if self._file_stamp() != self._stamp:
             raise ConfigError(self.key, str(self.path), "was changed while the run was reading it")
         return json.loads(line)
 
     def line_of(self, row: int) -> int:
-        """The number of a sample's line, for a message; reads all that lies before it."""
+        """Line number of a sample, from 1, for messages; reads the file up to it."""
         lines, offset, left = 1, 0, self.index.offsets[row]
         while left > 0 and (block := os.pread(self._fd, min(left, MB), offset)):
             lines, offset, left = lines + block.count(b"\n"), offset + len(block), left - len(block)
         return lines
 
-    def _now(self) -> tuple[int, int]:
+    def _file_stamp(self) -> tuple[int, int]:
         status = os.fstat(self._fd)
         return status.st_size, status.st_mtime_ns
 
-    def _load_or_scan(self, cache_dir: Path) -> Index:
-        known = f"{self.path.resolve()}|{self._version}|{VERSION}"
+    def _load_or_scan(self, cache_dir: Path) -> SampleIndex:
+        known = f"{self.path.resolve()}|{self._stamp}|{INDEX_VERSION}"
         cached = cache_dir / "index" / hashlib.sha256(known.encode()).hexdigest()[:24]
         if (index := load(cached)) is not None:
             return index
         with os.fdopen(os.dup(self._fd), "rb") as file:
             index = scan(file, self.path, self.key)
-        if self._now() != self._version:
+        if self._file_stamp() != self._stamp:
             raise ConfigError(self.key, str(self.path), "is being written; wait until it is whole")
-        with suppress(OSError):  # a cache that cannot be written only costs the next run its time
+        with suppress(OSError):  # without the cache the next run only scans again
             save(index, cached)
         return index
 
 
-def scan(file: BinaryIO, path: Path, key: str) -> Index:
-    """Check every line of an open JSONL file; blank lines are skipped.
+def scan(file: BinaryIO, path: Path, key: str) -> SampleIndex:
+    """Index an open JSONL file and validate every line; blank lines are skipped.
 
     Raises:
-        ConfigError: the first bad line, with its number, or no sample at all.
+        ConfigError: the first bad line, with its number, or a file without samples.
     """
     offsets, sizes, hashes = array("q"), array("i"), array("I")
     digest, form, position = hashlib.sha256(), None, 0
@@ -132,7 +132,7 @@ def scan(file: BinaryIO, path: Path, key: str) -> Index:
         memoryview(array(column.typecode, map(column.__getitem__, order)))
         for column in (offsets, sizes, hashes)
     )
-    return Index(form, digest.hexdigest(), *columns)
+    return SampleIndex(form, digest.hexdigest(), *columns)
 
 
 def _checked(sample: bytes, form: str | None, path: Path, number: int, key: str) -> str:
@@ -146,14 +146,14 @@ def _hash(sample: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(sample, digest_size=4).digest(), "little")
 
 
-def save(index: Index, path: Path) -> None:
-    """Write an index whole or not at all, whoever else writes the same one."""
+def save(index: SampleIndex, path: Path) -> None:
+    """Write an index atomically; concurrent writers of the same index are fine."""
     blocks = [getattr(index, name) for name in _COLUMNS]
     checksum = 0
     for block in blocks:
         checksum = zlib.crc32(block, checksum)
     header = {
-        "version": VERSION,
+        "version": INDEX_VERSION,
         "form": index.form,
         "fingerprint": index.fingerprint,
         "rows": len(index.offsets),
@@ -163,7 +163,7 @@ def save(index: Index, path: Path) -> None:
     handle, temporary = tempfile.mkstemp(dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(json.dumps(header).encode().ljust(_HEADER))
+            file.write(json.dumps(header).encode().ljust(_HEADER_BYTES))
             file.writelines(blocks)
         Path(temporary).replace(path)
     except BaseException:
@@ -171,20 +171,20 @@ def save(index: Index, path: Path) -> None:
         raise
 
 
-def load(path: Path) -> Index | None:
-    """A saved index, its columns mapped from the file; ``None`` where there is no good one."""
+def load(path: Path) -> SampleIndex | None:
+    """Memory-map a saved index; ``None`` where it is missing, damaged or of another version."""
     try:
         with path.open("rb") as file:
-            header = json.loads(file.read(_HEADER))
+            header = json.loads(file.read(_HEADER_BYTES))
             rows, checksum = header["rows"], 0
             while block := file.read(MB):
                 checksum = zlib.crc32(block, checksum)
             mapped = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        whole = len(mapped) == _HEADER + rows * _ROW and checksum == header["checksum"]
-        if header["version"] != VERSION or header["form"] not in samples.FORMATS or not whole:
+        whole = len(mapped) == _HEADER_BYTES + rows * _ROW_BYTES and checksum == header["checksum"]
+        if header["version"] != INDEX_VERSION or header["form"] not in samples.FORMATS or not whole:
             return None
-        columns = _columns(mapped[_HEADER:], rows)
-        return Index(header["form"], str(header["fingerprint"]), *columns)
+        columns = _columns(mapped[_HEADER_BYTES:], rows)
+        return SampleIndex(header["form"], str(header["fingerprint"]), *columns)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
