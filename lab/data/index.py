@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import mmap
 import os
-import tempfile
 import weakref
-import zlib
 from array import array
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,14 +14,12 @@ from typing import Any, BinaryIO
 
 from lab.config.schema import ConfigError
 from lab.config.units import MB
-from lab.data import samples
+from lab.data import columns, samples
 from lab.data.errors import SampleError
 
 INDEX_VERSION = 2
 _BOM = b"\xef\xbb\xbf"
-_HEADER_BYTES = 512  # one JSON object padded with spaces, then the columns
-_COLUMNS = {"offsets": "q", "sizes": "i", "hashes": "I"}  # type codes of array.array
-_ROW_BYTES = sum(array(code).itemsize for code in _COLUMNS.values())
+_TYPES = {"offsets": "q", "sizes": "i", "hashes": "I"}  # type codes of array.array
 
 
 @dataclass(frozen=True)
@@ -128,11 +122,11 @@ def scan(file: BinaryIO, path: Path, key: str) -> SampleIndex:
         allowed = f"has no sample; must have a JSON object on each line, {samples.ALLOWED}"
         raise ConfigError(key, str(path), allowed)
     order = sorted(range(len(hashes)), key=hashes.__getitem__)
-    columns = (
+    sorted_columns = (
         memoryview(array(column.typecode, map(column.__getitem__, order)))
         for column in (offsets, sizes, hashes)
     )
-    return SampleIndex(form, digest.hexdigest(), *columns)
+    return SampleIndex(form, digest.hexdigest(), *sorted_columns)
 
 
 def _checked(sample: bytes, form: str | None, path: Path, number: int, key: str) -> str:
@@ -147,50 +141,22 @@ def _hash(sample: bytes) -> int:
 
 
 def save(index: SampleIndex, path: Path) -> None:
-    """Write an index atomically; concurrent writers of the same index are fine."""
-    blocks = [getattr(index, name) for name in _COLUMNS]
-    checksum = 0
-    for block in blocks:
-        checksum = zlib.crc32(block, checksum)
-    header = {
-        "version": INDEX_VERSION,
-        "form": index.form,
-        "fingerprint": index.fingerprint,
-        "rows": len(index.offsets),
-        "checksum": checksum,
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(json.dumps(header).encode().ljust(_HEADER_BYTES))
-            file.writelines(blocks)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink()
-        raise
+    """Cache an index.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    header = {"version": INDEX_VERSION, "form": index.form, "fingerprint": index.fingerprint}
+    columns.save(path, header, {name: getattr(index, name) for name in _TYPES})
 
 
 def load(path: Path) -> SampleIndex | None:
-    """Memory-map a saved index; ``None`` where it is missing, damaged or of another version."""
-    try:
-        with path.open("rb") as file:
-            header = json.loads(file.read(_HEADER_BYTES))
-            rows, checksum = header["rows"], 0
-            while block := file.read(MB):
-                checksum = zlib.crc32(block, checksum)
-            mapped = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        whole = len(mapped) == _HEADER_BYTES + rows * _ROW_BYTES and checksum == header["checksum"]
-        if header["version"] != INDEX_VERSION or header["form"] not in samples.FORMATS or not whole:
-            return None
-        columns = _columns(mapped[_HEADER_BYTES:], rows)
-        return SampleIndex(header["form"], str(header["fingerprint"]), *columns)
-    except (OSError, ValueError, KeyError, TypeError):
+    """A cached index; ``None`` where it is missing, damaged or of another version."""
+    found = columns.load(path, _TYPES)
+    if found is None:
         return None
-
-
-def _columns(data: memoryview, rows: int) -> Iterator[memoryview]:
-    for code in _COLUMNS.values():
-        size = rows * array(code).itemsize
-        yield data[:size].cast(code)  # type: ignore[call-overload]
-        data = data[size:]
+    header, arrays = found
+    form, fingerprint = header.get("form"), header.get("fingerprint")
+    if header.get("version") != INDEX_VERSION or form not in samples.FORMATS:
+        return None
+    return SampleIndex(str(form), str(fingerprint), **arrays)
