@@ -93,7 +93,7 @@ def main(arguments: Sequence[str]) -> dict[str, Any]:
 
     from lab.data.dataset import open_data
     from lab.data.tokenizer import load_tokenizer
-    from lab.supervise.run_supervisor import cache_folder
+    from lab.supervise.worker_process import cache_folder
     from lab.train import model, model_files
     from lab.train.loss import cross_entropy
 

@@ -70,7 +70,7 @@ def measure(place: Place, options: Options) -> Report:
 def source_of(run: Run) -> Path:
     """The stdlib docs that a run has just trained on."""
     from lab.data.sources import stdlib_docs_folder
-    from lab.supervise.run_supervisor import cache_folder
+    from lab.supervise.worker_process import cache_folder
 
     assert run.rows
     return stdlib_docs_folder(cache_folder()) / "train.jsonl"

@@ -69,9 +69,10 @@ def worker_parts(folder: Path) -> dict[str, float]:
     preload_blas()
     import mlx.core as mx
 
-    from lab.protocol import Channel
+    from lab.protocol import RecordKind
     from lab.records.slope import SlopeWindow
     from lab.train import memory
+    from lab.train.channel import Channel
 
     kept = mx.zeros((1 << 20,))
     mx.eval(kept)
@@ -87,7 +88,7 @@ def worker_parts(folder: Path) -> dict[str, float]:
         "reading": cost(memory.read),
         "slope": cost(lambda: slope.add((next(noise) * 7919) % 4096 * 4096)),
         "row": cost(lambda: {**other, **reading.row()}),
-        "row sent": cost(lambda: channel.send("row", **row)),
+        "row sent": cost(lambda: channel.send(RecordKind.ROW, **row)),
     }
 
 

@@ -70,7 +70,7 @@ def main(arguments: Sequence[str]) -> None:
     from lab.config.keys import Config
     from lab.data.dataset import open_data
     from lab.data.tokenizer import load_tokenizer
-    from lab.supervise.run_supervisor import cache_folder
+    from lab.supervise.worker_process import cache_folder
     from lab.train import memory, model_files
     from lab.train.session import Session, Shared
 
