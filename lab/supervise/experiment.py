@@ -37,7 +37,7 @@ def run(
         begun_with: the environment of the run that this one reproduces.
 
     Returns:
-        The exit code; every error has been logged.
+        The exit code; a user's mistake or a full disk is logged, not raised.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
     try:
