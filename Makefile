@@ -59,7 +59,7 @@ lock: ## remake requirements/ from pyproject.toml (needs uv); ARGS=--upgrade for
 
 clean: ## remove .venv and the caches; outputs and models stay
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis
-	find lab tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	find lab tests benchmarks tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
 define compile
 uv pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 --generate-hashes \

@@ -11,8 +11,8 @@ import tempfile
 from importlib import import_module
 from pathlib import Path
 
-from benchmarks.place import ROOT, Options, Place, say
 from benchmarks.report import Report
+from benchmarks.workspace import ROOT, Options, Workspace, say
 
 QUICK = (
     "startup",
@@ -30,14 +30,14 @@ RESULTS = ROOT / "outputs" / "benchmarks"
 
 
 def main() -> int:
-    """Run the benchmarks that were asked for; 1 if a goal was missed."""
+    """Run the chosen benchmarks; 1 if a goal was missed."""
     arguments = _arguments()
     if arguments.list:
         for name in (*QUICK, *SLOW):
             about, _ = _about(name)
             print(f"{name:<10} {about}{' (slow)' if name in SLOW else ''}")
         return 0
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that child processes are ended
     options = Options(arguments.rounds, arguments.steps)
     names = arguments.names or (*QUICK, *(SLOW if arguments.all else ()))
     reports = [_run(name, options) for name in names]
@@ -61,7 +61,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _about(name: str) -> tuple[str, str]:
-    """What a benchmark measures, in one line, and how."""
+    """What a benchmark measures, in one line, and how: its docstring in two."""
     title, _, how = inspect.cleandoc(import_module(f"benchmarks.{name}").__doc__ or "").partition(
         "\n\n"
     )
@@ -71,7 +71,9 @@ def _about(name: str) -> tuple[str, str]:
 def _run(name: str, options: Options) -> Report:
     say(name)
     with tempfile.TemporaryDirectory(prefix="lab-benchmark-") as folder:
-        report: Report = import_module(f"benchmarks.{name}").measure(Place(Path(folder)), options)
+        report: Report = import_module(f"benchmarks.{name}").measure(
+            Workspace(Path(folder)), options
+        )
     title, how = _about(name)
     written = {"name": name, "title": title, "how": " ".join(how.split()), **report.to_json()}
     RESULTS.mkdir(parents=True, exist_ok=True)

@@ -1,11 +1,11 @@
-"""The time of a step: the lab, all of it, against a bare MLX loop over the same batches.
+"""The time of a step: the whole lab against a bare MLX loop over the same batches.
 
 A run of the lab with supervisor, probe, records, cache clearing and W&B offline; and, from its
-config.yaml, a loop written by hand in a process of its own: batches made beforehand,
-value_and_grad over the same loss, clipping, AdamW, mx.eval, nothing else. Both run at once, but
-each is held every other second, which is taken off. Compared is the wall time from step to step,
-not step_seconds, so that all that the lab does between steps counts. Each step is paired with the
-same step of the other side; a round's figure is the median of its pairs.
+config.yaml, a hand-written loop in a process of its own: batches made beforehand, value_and_grad
+over the same loss, clipping, AdamW, mx.eval, nothing else. Both are interleaved, a second each; the
+time in which a side is stopped does not count. Compared is the wall time from step to step, not
+step_seconds, so that all that the lab does between steps counts. Each step is paired with the same
+step of the other side; a round's figure is the median of its pairs.
 """
 
 from __future__ import annotations
@@ -19,47 +19,47 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.place import RUNS, Options, Place, Run, ratios, say, smollm2, undisturbed
+from benchmarks.interleave import interleave
 from benchmarks.report import Figure, Goal, Report
-from benchmarks.turns import take_turns
+from benchmarks.workspace import RUNS, Options, Run, Workspace, ratios, say, smollm2, undisturbed
 
-Pair = tuple[Run, list[float], list[float]]  # a run; the loop's seconds and losses
+Pair = tuple[Run, list[float], list[float]]  # the lab's run; the bare loop's seconds and losses
 
 ROUNDS = 3
 ROUNDING = 1e-5  # the lab sums a frozen head's losses slice by slice
 GOAL = Goal(1.03)
 
 
-def measure(place: Place, options: Options) -> Report:
-    """Both models; steps are the default model's, of the other it does a twentieth.
+def measure(workspace: Workspace, options: Options) -> Report:
+    """Both models; the second one takes a twentieth of the steps.
 
-    The first steps of either are left out: there memory is allocated and W&B starts.
+    The first steps of either are left out: memory is allocated and W&B starts during them.
     """
     steps, rounds = options.steps or 300, options.rounds or ROUNDS
     few = max(steps // 20, 10)
     lora = [*smollm2(length=256), *undisturbed(few)]
     return Report(
         [
-            *_figures("default", _pairs(place, undisturbed(steps), rounds), steps // 4),
-            *_figures("SmolLM2 LoRA", _pairs(place, lora, rounds), few // 4),
+            *_figures("default", _pairs(workspace, undisturbed(steps), rounds), steps // 4),
+            *_figures("SmolLM2 LoRA", _pairs(workspace, lora, rounds), few // 4),
         ]
     )
 
 
-def _pairs(place: Place, overrides: list[str], rounds: int) -> list[Pair]:
-    """Runs of both sides at once, a second each in turns."""
+def _pairs(workspace: Workspace, overrides: list[str], rounds: int) -> list[Pair]:
+    """Run both sides interleaved, once a round."""
     pairs: list[Pair] = []
     for number in range(rounds):
         say(f"{overrides[0]}: round {number + 1} of {rounds}")
-        lab = place.start_train(*overrides)
+        lab = workspace.start_train(*overrides)
         while not (config := list(lab.folder.glob(f"{RUNS}/*/*/config.yaml"))):
             if lab.process.poll() is not None:
-                place.run_of(lab)  # says why
+                workspace.run_of(lab)  # raises, with the output
             time.sleep(0.01)
-        bare = place.start_child("bare_loop", *config)
-        take_turns(lab, bare)
-        answer = place.answer_of(bare)
-        pairs.append((place.run_of(lab), bare.intervals(answer["times"]), answer["losses"]))
+        bare = workspace.start_child("bare_loop", *config)
+        interleave(lab, bare)
+        answer = workspace.answer_of(bare)
+        pairs.append((workspace.run_of(lab), bare.intervals(answer["times"]), answer["losses"]))
     return pairs
 
 
@@ -79,7 +79,11 @@ def _figures(model: str, pairs: list[Pair], skipped: int) -> list[Figure]:
 
 
 def main(arguments: Sequence[str]) -> dict[str, Any]:
-    """The loop: CONFIG in, the time at the end of each step and its loss out."""
+    """Train the bare loop from CONFIG.
+
+    Returns:
+        ``times``, the end of each step in seconds since the epoch, and ``losses``.
+    """
     from lab.config.keys import Config
     from lab.machine.blas import preload_blas
 
@@ -93,7 +97,7 @@ def main(arguments: Sequence[str]) -> dict[str, Any]:
 
     from lab.data.dataset import open_data
     from lab.data.tokenizer import load_tokenizer
-    from lab.supervise.run_supervisor import cache_folder
+    from lab.supervise.worker_process import cache_folder
     from lab.train import model, model_files
     from lab.train.loss import cross_entropy
 

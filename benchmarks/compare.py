@@ -1,8 +1,7 @@
 """``lab compare`` of a large sweep: 100 runs of 10,000 steps.
 
-The files are made up, each as long as a real run's, from the config and the summary of one real
-step. Measured is the whole command, the start of the interpreter included; the page is what a
-browser then opens.
+The files are synthetic, each as long as a real run's, made from the config and the summary of a
+real run of one step. Measured is the whole command, the start of the interpreter included.
 """
 
 from __future__ import annotations
@@ -17,8 +16,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from benchmarks.place import Options, Place, Run, say, undisturbed
 from benchmarks.report import Figure, Goal, Report
+from benchmarks.workspace import Options, Run, Workspace, say, undisturbed
 
 ROUNDS, STEPS, RUNS = 3, 10_000, 100
 INTERVALS = (0, 10, 25, 50, 100, 200, 400, 800, 1600, 3200)
@@ -26,11 +25,11 @@ STEP_SECONDS = 0.05
 SHARES = {"process": 1.0, "active": 0.5, "cache": 0.3, "peak": 0.8}
 
 
-def measure(place: Place, options: Options) -> Report:
+def measure(workspace: Workspace, options: Options) -> Report:
     """Make the sweep once, compare it a few times."""
     steps, rounds = options.steps or STEPS, options.rounds or ROUNDS
-    model = place.train(*undisturbed(1), "tracker=none")
-    sweep = place.folder / "sweep"
+    model = workspace.train(*undisturbed(1), "tracker=none")
+    sweep = workspace.folder / "sweep"
     say(f"making {RUNS} runs of {steps:,} steps")
     for number in range(RUNS):
         make_run(model, sweep / str(number), number, steps)
@@ -38,7 +37,7 @@ def measure(place: Place, options: Options) -> Report:
     for number in range(rounds):
         say(f"round {number + 1} of {rounds}")
         began = time.time()
-        place.child("compare", sweep)
+        workspace.child("compare", sweep)
         seconds.append(time.time() - began)
         sizes.append((sweep / "compare.html").stat().st_size / 1e6)
     rows = sum(path.stat().st_size for path in sweep.glob("*/metrics.jsonl")) / 1e6
@@ -52,7 +51,7 @@ def measure(place: Place, options: Options) -> Report:
 
 
 def make_run(model: Run, folder: Path, number: int, steps: int) -> None:
-    """A run that leaks, is reloaded at its interval, and learns as all others do."""
+    """Write a run that leaks and is reloaded at its interval, with the losses of its seed."""
     folder.mkdir(parents=True)
     every = INTERVALS[number % len(INTERVALS)]
     config = yaml.safe_load((model.folder / "config.yaml").read_text())
@@ -70,7 +69,7 @@ def make_run(model: Run, folder: Path, number: int, steps: int) -> None:
 
 
 def write_rows(path: Path, row: Mapping[str, Any], every: int, steps: int, number: int) -> None:
-    """Rows of as many digits as real ones."""
+    """Write rows whose numbers have as many digits as real ones."""
     import polars as pl
 
     draws, step = np.random.default_rng(number), np.arange(1, steps + 1)

@@ -1,15 +1,15 @@
 """Whether memory stays flat over ``experiment=stress_10000`` with the default model.
 
-W&B offline. Slopes are Theil-Sen's over memory/process_gb, of the whole run and of each stretch
-without a reload, in each case without the first 10 steps.
+W&B offline. Slopes are Theil-Sen estimates of memory/process_gb over steps, for the whole run and
+for each stretch between reloads, in each case without the first 10 steps.
 """
 
 from __future__ import annotations
 
 from itertools import groupby
 
-from benchmarks.place import Options, Place, Run, say
 from benchmarks.report import Figure, Goal, Report
+from benchmarks.workspace import Options, Run, Workspace, say
 from lab.config.units import GB, MB
 from lab.records.slope import WARM_UP_STEPS, theil_sen
 
@@ -18,11 +18,11 @@ GOAL = Goal(0.01)
 Point = tuple[int, float]
 
 
-def measure(place: Place, options: Options) -> Report:
-    """One long run, or as many steps of it as asked."""
+def measure(workspace: Workspace, options: Options) -> Report:
+    """One long run, of ``options.steps`` steps where given."""
     steps = options.steps or 10_000
     say(f"{steps} steps; about a minute for each 1,000")
-    run = place.train("experiment=stress_10000", f"train.steps={steps}")
+    run = workspace.train("experiment=stress_10000", f"train.steps={steps}")
     process = run.column("memory/process_gb")
     return Report(
         [
@@ -44,7 +44,7 @@ def points(run: Run) -> list[Point]:
 
 
 def slopes(run: Run) -> list[float]:
-    """One slope for each stretch without a reload that is long enough to have one."""
+    """The slope in MB per step of each stretch between reloads that is long enough to have one."""
     stretches = groupby(
         zip(run.rows, points(run), strict=True),
         key=lambda pair: (pair[0]["reload/count"], pair[0]["reload/generation"]),

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 from statistics import mean
 
-from benchmarks.place import Options, Place, Run, say
 from benchmarks.report import Figure, Goal, Report
+from benchmarks.workspace import Options, Run, Workspace, say
 
 MINUTES, EDGE = 5, 20
 
 
-def measure(place: Place, options: Options) -> Report:
-    """The whole run, as often as asked."""
+def measure(workspace: Workspace, options: Options) -> Report:
+    """The whole run, ``options.rounds`` times."""
     runs: list[Run] = []
     for number in range(options.rounds or 1):
         say(f"run {number + 1}")
-        runs.append(place.train("experiment=full_1000"))
+        runs.append(workspace.train("experiment=full_1000"))
     losses = [run.column("loss") for run in runs]
     falls = [mean(loss[-EDGE:]) / mean(loss[:EDGE]) for loss in losses]
     return Report(

@@ -1,12 +1,12 @@
-"""LoRA on SmolLM2-135M: speed and peak memory against ``mlx_lm.lora``, its code unchanged.
+"""LoRA on SmolLM2-135M: speed and peak memory against an unchanged ``mlx_lm.lora``.
 
-One epoch of 48 docstrings in batches of two, spread in length as all 4,000 are, the longest of them
-included (they decide the peak); another seed each round. LoRA of rank 8 on the last 8 of 30 layers
-and on all 7 matrices of each (mlx-lm's default), AdamW, f32, prompts masked, no clipping, OpenBLAS
-loaded, mlx-lm's kernels compiled beforehand, no validation. Both sides run at once, but each is
-held every other second, which is taken off. Speed is completion tokens, padding left out, by the
-wall time from the end of the first step to the end of the last. Peaks are MLX's own: mlx-lm's
-report, the lab's highest memory/peak_gb, a GB of 2^30 bytes.
+One epoch of 48 docstrings in batches of two, whose lengths are spread as those of all 4,000, with
+the longest of all (they decide the peak); another seed each round. LoRA of rank 8 on the last 8 of
+30 layers and on all 7 matrices of each (mlx-lm's default), AdamW, f32, prompts masked, no clipping,
+OpenBLAS loaded, mlx-lm's kernels compiled beforehand, no validation. The sides are interleaved, a
+second each; the time in which a side is stopped does not count. Speed is completion tokens, without
+padding, per second from the end of the first step to the end of the last. Peaks are MLX's own:
+mlx-lm's report, the lab's highest memory/peak_gb, in GB of 2^30 bytes.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from benchmarks.place import SMOLLM2, Options, Place, Run, ratios, say, smollm2, undisturbed
+from benchmarks.interleave import StartedProcess, interleave
 from benchmarks.report import Figure, Goal, Report
-from benchmarks.turns import Started, take_turns
+from benchmarks.workspace import SMOLLM2, Options, Run, Workspace, ratios, say, smollm2, undisturbed
 from lab.config.units import GB
 
 ROUNDS, SAMPLES, LONGEST, BATCH = 2, 48, 4, 2
@@ -33,20 +33,23 @@ TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 Side = dict[str, float]  # speed, peak, tokens, loss
 
 
-def measure(place: Place, options: Options) -> Report:
-    """Both sides at once, in turns."""
+def measure(workspace: Workspace, options: Options) -> Report:
+    """Both sides interleaved, once a round."""
     ours, steps = smollm2(layers=LAYERS, length=LENGTH), options.steps or STEPS
-    data = make_data(place.folder / "data", source_of(place.train(*ours, *undisturbed(1))))
+    data = make_data(workspace.folder / "data", source_of(workspace.train(*ours, *undisturbed(1))))
     say("mlx-lm compiles its kernels")
-    place.answer_of(start_mlx_lm(place, data, seed=0, steps=3))
+    workspace.answer_of(start_mlx_lm(workspace, data, seed=0, steps=3))
     lab, other = [], []
     rounds = options.rounds or ROUNDS
     for seed in range(rounds):
         say(f"round {seed + 1} of {rounds}")
-        sides = start_lab(place, ours, data, seed, steps), start_mlx_lm(place, data, seed, steps)
-        take_turns(*sides)
-        lab.append(side_of_lab(place.run_of(sides[0])))
-        other.append(side_of_mlx_lm(sides[1], place.answer_of(sides[1])))
+        sides = (
+            start_lab(workspace, ours, data, seed, steps),
+            start_mlx_lm(workspace, data, seed, steps),
+        )
+        interleave(*sides)
+        lab.append(side_of_lab(workspace.run_of(sides[0])))
+        other.append(side_of_mlx_lm(sides[1], workspace.answer_of(sides[1])))
     column = {s: [side[s] for side in lab] for s in lab[0]}
     theirs = {s: [side[s] for side in other] for s in other[0]}
     speed, peak = ratios(column["speed"], theirs["speed"]), ratios(column["peak"], theirs["peak"])
@@ -68,19 +71,19 @@ def measure(place: Place, options: Options) -> Report:
 
 
 def source_of(run: Run) -> Path:
-    """The stdlib docs that a run has just trained on."""
+    """The file of stdlib docs, made by the given run."""
     from lab.data.sources import stdlib_docs_folder
-    from lab.supervise.run_supervisor import cache_folder
+    from lab.supervise.worker_process import cache_folder
 
     assert run.rows
     return stdlib_docs_folder(cache_folder()) / "train.jsonl"
 
 
 def make_data(folder: Path, source: Path) -> Path:
-    """A folder of JSONL with a fixed subset, spread in length as the whole.
+    """Write a fixed subset of the samples as JSONL, stratified by length.
 
-    Sorted by tokens and cut into slices, one sample drawn from each; and the longest few of all,
-    for they decide the peak of an epoch of the whole.
+    Samples are sorted by tokens and cut into slices, and one is drawn from each. The ``LONGEST``
+    few of all come in addition: they decide the peak of an epoch over all samples.
     """
     from lab.data.samples import tokenise
     from lab.data.tokenizer import load_tokenizer
@@ -99,8 +102,10 @@ def make_data(folder: Path, source: Path) -> Path:
     return folder
 
 
-def start_lab(place: Place, model: list[str], data: Path, seed: int, steps: int) -> Started:
-    return place.start_train(
+def start_lab(
+    workspace: Workspace, model: list[str], data: Path, seed: int, steps: int
+) -> StartedProcess:
+    return workspace.start_train(
         *(*model, *undisturbed(steps), f"seed={seed}", "tracker=none"),
         *("data=jsonl", f"data.path={data}", f"adapter.targets=[{','.join(TARGETS)}]"),
         *(f"adapter.alpha={SCALE * RANK}", f"optimizer.learning_rate={RATE}"),
@@ -108,13 +113,13 @@ def start_lab(place: Place, model: list[str], data: Path, seed: int, steps: int)
     )
 
 
-def start_mlx_lm(place: Place, data: Path, seed: int, steps: int) -> Started:
-    config = place.folder / "mlx_lm.json"
+def start_mlx_lm(workspace: Workspace, data: Path, seed: int, steps: int) -> StartedProcess:
+    config = workspace.folder / "mlx_lm.json"
     lora = {"rank": RANK, "scale": SCALE, "dropout": 0.0}
     config.write_text(json.dumps({"lora_parameters": lora, "optimizer": "adamw"}))  # JSON is YAML
-    return place.start_child(
+    return workspace.start_child(
         *("mlx_lm", "--train", "--mask-prompt", "--config", config),
-        *("--model", SMOLLM2, "--data", data, "--adapter-path", place.folder / "adapter"),
+        *("--model", SMOLLM2, "--data", data, "--adapter-path", workspace.folder / "adapter"),
         *("--iters", steps, "--batch-size", BATCH, "--max-seq-length", LENGTH, "--seed", seed),
         *("--num-layers", LAYERS, "--learning-rate", RATE, "--steps-per-report", 1),
         *("--val-batches", 0, "--save-every", steps, "--report-to", "wandb"),
@@ -128,9 +133,9 @@ def side_of_lab(run: Run) -> Side:
     )
 
 
-def side_of_mlx_lm(started: Started, reports: list[dict[str, Any]]) -> Side:
+def side_of_mlx_lm(started: StartedProcess, reports: list[dict[str, Any]]) -> Side:
     rows = [row for row in reports if "train_loss" in row]
-    # Its mask takes in one pad token after each sample, and here every sample has one.
+    # Its mask counts one pad token after each sample, and here every sample has one.
     tokens = [round(r["tokens_per_second"] / r["iterations_per_second"]) - BATCH for r in rows]
     return _side(
         *(tokens, [row["train_loss"] for row in rows]),
@@ -140,7 +145,7 @@ def side_of_mlx_lm(started: Started, reports: list[dict[str, Any]]) -> Side:
 
 
 def _side(tokens: list[int], losses: list[float], seconds: list[float], *, peak_gb: float) -> Side:
-    """Figures of an epoch; ``seconds`` are those from the end of each step to that of the next."""
+    """Figures of an epoch; ``seconds`` are from the end of each step to the end of the next."""
     return {
         "speed": sum(tokens[1:]) / sum(seconds),
         "peak": peak_gb,
@@ -150,7 +155,7 @@ def _side(tokens: list[int], losses: list[float], seconds: list[float], *, peak_
 
 
 def main(reports: list[dict[str, Any]]) -> None:
-    """``mlx_lm.lora``, with OpenBLAS, and with a list in the place of W&B."""
+    """Run ``mlx_lm.lora`` with OpenBLAS; its reports go to a list instead of W&B."""
     from lab.machine.blas import preload_blas
 
     def log(row: dict[str, Any], **_: object) -> None:

@@ -1,9 +1,9 @@
-"""What measuring and recording a step costs, in the worker and in its supervisor.
+"""The cost of measuring and recording a step, in the worker and in its supervisor.
 
 'between steps' is from a real run of the default model with W&B offline: the time from row to row
-less the step_seconds of the later one, the median over its steps; it holds the reading, the slope,
-the row and all else that the loop does. The parts are the same calls in a loop of their own, where
-caches are warm: a lower bound. The supervisor's figure is its CPU time for each row, all threads;
+less the step_seconds of the later one, the median over its steps; it contains the reading, the
+slope, the row and all else that the loop does. The parts are the same calls in a loop of their own,
+where caches are warm: a lower bound. The supervisor's figure is its CPU time per row, all threads;
 it runs while the worker computes, on another core where there is one. % are of a step of 30 ms.
 """
 
@@ -21,27 +21,27 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.place import Options, Place, say, undisturbed
 from benchmarks.report import Figure, Goal, Report
+from benchmarks.workspace import Options, Workspace, say, undisturbed
 
 ROUNDS, STEPS, LOOPS = 3, 150, 2000
-STEP_US = 30_000  # the step that costs are a share of
+STEP_US = 30_000  # costs are given as a share of such a step
 GOAL = Goal(1.0)
 PACE_S = 0.005  # between two rows for the supervisor, so that its threads keep up
 
 
-def measure(place: Place, options: Options) -> Report:
-    """A real run, then each part by itself, in turns."""
+def measure(workspace: Workspace, options: Options) -> Report:
+    """A real run, then each part by itself, round after round."""
     between: list[float] = []
     parts: dict[str, list[float]] = {}
     rounds = options.rounds or ROUNDS
     for number in range(rounds):
         say(f"round {number + 1} of {rounds}")
-        run = place.train(*undisturbed(options.steps or STEPS))
+        run = workspace.train(*undisturbed(options.steps or STEPS))
         rest = zip(run.cycles(), run.column("step_seconds")[1:], strict=True)
         between.append(median(cycle - step for cycle, step in rest) * 1e6)
         for side in ("worker", "supervisor"):
-            for name, microseconds in place.child("probe", side, run.folder).items():
+            for name, microseconds in workspace.child("probe", side, run.folder).items():
                 parts.setdefault(name, []).append(microseconds)
     worker = [sum(values) for values in zip(*(parts[n] for n in WORKER_PARTS), strict=True)]
     return Report(
@@ -69,13 +69,14 @@ def worker_parts(folder: Path) -> dict[str, float]:
     preload_blas()
     import mlx.core as mx
 
-    from lab.protocol import Channel
+    from lab.protocol import RecordKind
     from lab.records.slope import SlopeWindow
     from lab.train import memory
+    from lab.train.channel import Channel
 
     kept = mx.zeros((1 << 20,))
     mx.eval(kept)
-    stdin, _open_end = os.pipe()  # a channel whose other end stays open
+    stdin, _open_end = os.pipe()  # the write end stays open, or the channel would end the process
     sys.stdin = os.fdopen(stdin)
     drain = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
     assert drain.stdin is not None
@@ -87,12 +88,12 @@ def worker_parts(folder: Path) -> dict[str, float]:
         "reading": cost(memory.read),
         "slope": cost(lambda: slope.add((next(noise) * 7919) % 4096 * 4096)),
         "row": cost(lambda: {**other, **reading.row()}),
-        "row sent": cost(lambda: channel.send("row", **row)),
+        "row sent": cost(lambda: channel.send(RecordKind.ROW, **row)),
     }
 
 
 def cost(call: Callable[[], object]) -> float:
-    """The median of many calls, in microseconds."""
+    """The median time of a call, in microseconds."""
     times = []
     for _ in range(LOOPS):
         began = time.perf_counter()
@@ -102,7 +103,7 @@ def cost(call: Callable[[], object]) -> float:
 
 
 def supervisor_parts(folder: Path) -> dict[str, float]:
-    """Microseconds of CPU for one row: read from the pipe, filed, shown, handed to W&B."""
+    """Microseconds of CPU per row: decode, write to file, show on the console, hand to W&B."""
     import psutil
 
     from lab.config.keys import Config
@@ -157,7 +158,7 @@ def main(side: str, folder: Path) -> None:
         "supervisor": supervisor_parts,
     }
     print("\n" + json.dumps(parts[side](folder)), flush=True)
-    os._exit(0)  # the channel's thread waits for a supervisor that there is none of
+    os._exit(0)  # the channel's thread never ends: nobody closes its standard input
 
 
 if __name__ == "__main__":

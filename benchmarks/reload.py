@@ -1,22 +1,22 @@
-"""What a reload costs, in process and by process, and which part of it takes the time.
+"""The cost of a reload, in process and by process, and of each part of it.
 
-A reload every few steps, W&B offline, models and methods in turns. 'gap' is from the end of the
-last step before to the start of the first step after, by the rows' own times. The parts are those
+A reload every few steps, W&B offline, models and methods interleaved. 'gap' is from the end of the
+last step before to the start of the first step after, by the times in the rows. The parts are those
 of the reload events: save, drop (by process: with the old interpreter's end and the new one's
-start), load, and first_step, what the first step after takes more than the median step. SmolLM2
-with short sequences, which only first_step depends on.
+start), load, and first_step, the excess of the first step after over the median step. SmolLM2 has
+short sequences, which only first_step depends on.
 """
 
 from __future__ import annotations
 
-from benchmarks.place import Options, Place, Run, say, smollm2, undisturbed
 from benchmarks.report import Figure, Report
+from benchmarks.workspace import Options, Run, Workspace, say, smollm2, undisturbed
 
 ROUNDS, EVERY = 3, 6
 PARTS = ("save", "drop", "load", "first_step")
 
 
-def measure(place: Place, options: Options) -> Report:
+def measure(workspace: Workspace, options: Options) -> Report:
     """Every model with every method."""
     steps, rounds = options.steps or 3 * EVERY, options.rounds or ROUNDS
     models = {"default": [], "SmolLM2 LoRA": smollm2(length=64)}
@@ -25,7 +25,7 @@ def measure(place: Place, options: Options) -> Report:
         say(f"round {number + 1} of {rounds}")
         for model, overrides in models.items():
             for method in ("in_process", "process"):
-                run = place.train(
+                run = workspace.train(
                     *overrides,
                     *undisturbed(steps),
                     *("reload=interval", f"reload.interval_steps={EVERY}"),

@@ -1,4 +1,4 @@
-"""What a benchmark found: a table for people, the same and the raw figures as JSON."""
+"""The result of a benchmark: a table for people; the same and the raw figures as JSON."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Goal:
-    """A limit that a figure must keep."""
+    """A limit that a figure must not cross."""
 
     limit: float
     at_most: bool = True
@@ -28,7 +28,7 @@ class Figure:
 
     Attributes:
         values: one measurement a round (or a step, a reload, ...); their median is the figure.
-        goal: what it must reach; None for a figure that only explains.
+        goal: None for a figure that is only informative.
     """
 
     what: str
@@ -67,7 +67,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Report:
-    """The outcome of one benchmark.
+    """The figures of one benchmark.
 
     Attributes:
         raw: anything else worth keeping, for the JSON only.
@@ -99,7 +99,7 @@ class Report:
 
 
 def rounded(value: float) -> str:
-    """A number with as many digits as it deserves."""
+    """A number with three or so significant digits."""
     if 0 < abs(value) < 0.001:
         return f"{value:.1e}"
     digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 3 if abs(value) < 2 else 2

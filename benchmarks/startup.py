@@ -1,9 +1,9 @@
 """From the start of ``python train.py`` to the start of its first step.
 
-The user's own command with W&B offline; bytecode and data index are there already. A row carries
-the time since the run's start, which is when config.yaml was written (its mtime): that, plus the
-first row's time less its step_seconds, less the clock just before the command was started.
-'no W&B' is the same with tracker=none. 'alone' are the parts of a worker without a supervisor.
+The user's own command with W&B offline; bytecode and data index exist already. A row's time counts
+from the run's start, which is the mtime of config.yaml: that, plus the first row's time, less its
+step_seconds, less the clock just before the command was started. 'no W&B' is the same with
+tracker=none. 'alone' are the parts of a worker's start without a supervisor.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.place import Options, Place, Run, say, smollm2, undisturbed
 from benchmarks.report import Figure, Goal, Report
+from benchmarks.workspace import Options, Run, Workspace, say, smollm2, undisturbed
 
 ROUNDS = 7
 
 
-def measure(place: Place, options: Options) -> Report:
-    """Both models in turns, with and without W&B."""
+def measure(workspace: Workspace, options: Options) -> Report:
+    """Both models, with and without W&B, round after round."""
     models = {"default": ([], Goal(1.0)), "SmolLM2": (smollm2(), Goal(3.0))}
     rounds = options.rounds or ROUNDS
     whole: dict[str, list[float]] = {}
@@ -29,10 +29,12 @@ def measure(place: Place, options: Options) -> Report:
     for number in range(rounds + 1):  # the first one warms the caches
         say(f"round {number} of {rounds}")
         for model, (overrides, _) in models.items():
-            run = place.train(*overrides, *undisturbed(1))
-            bare = place.train(*overrides, *undisturbed(1), "tracker=none")
+            run = workspace.train(*overrides, *undisturbed(1))
+            bare = workspace.train(*overrides, *undisturbed(1), "tracker=none")
             found = {model: first_step(run), f"{model}, no W&B": first_step(bare)}
-            inside = parts_of(run) | place.child("startup", run.folder / "config.yaml", time.time())
+            inside = parts_of(run) | workspace.child(
+                "startup", run.folder / "config.yaml", time.time()
+            )
             if number:
                 for name, seconds in found.items():
                     whole.setdefault(name, []).append(seconds)
@@ -51,7 +53,7 @@ def first_step(run: Run) -> float:
 
 
 def parts_of(run: Run) -> dict[str, float]:
-    """Where that time went, seen from outside."""
+    """The same seconds by part, from the files of the run."""
     row, ready = run.rows[0], run.events("worker_started")[0]["time"]
     return {
         "Hydra, composing, looking at the machine": run.epoch(0) - run.started.began,
@@ -61,7 +63,7 @@ def parts_of(run: Run) -> dict[str, float]:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """What a worker does before it is ready, by itself: CONFIG, and when this was started."""
+    """Time the parts of a worker's start; arguments: CONFIG, and when this process was started."""
     marks = {"interpreter": time.time()}
 
     from lab.train import worker
@@ -70,7 +72,7 @@ def main(arguments: Sequence[str]) -> None:
     from lab.config.keys import Config
     from lab.data.dataset import open_data
     from lab.data.tokenizer import load_tokenizer
-    from lab.supervise.run_supervisor import cache_folder
+    from lab.supervise.worker_process import cache_folder
     from lab.train import memory, model_files
     from lab.train.session import Session, Shared
 

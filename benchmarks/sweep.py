@@ -1,9 +1,10 @@
-"""What a sweep costs beside its jobs, what two at a time win, and that all begin alike.
+"""The overhead of a sweep per job, the throughput of two jobs at once, the memory each starts with.
 
-The default model. A sweep of four short jobs against the same four as commands of their own, in
-turns; the difference by job. Then jobs on one thread each (worker.threads=1), two after one another
-and two side by side (joblib), in turns: the ratio of their times is that of their throughput. And
-the memory of the process at step 1 in every job of every sweep here, the highest over the lowest.
+The default model. A sweep of four short jobs against the same four as commands of their own,
+interleaved; the difference per job. Then jobs on one thread each (worker.threads=1), two one after
+the other against two side by side (joblib), interleaved: the ratio of their times is that of their
+throughput. And the process memory at step 1 in every job of every sweep here, the highest over the
+lowest: each job starts in a fresh process.
 """
 
 from __future__ import annotations
@@ -12,29 +13,29 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks.place import Options, Place, Run, ratios, say, undisturbed
 from benchmarks.report import Figure, Goal, Report
+from benchmarks.workspace import Options, Run, Workspace, ratios, say, undisturbed
 
 ROUNDS, STEPS, JOBS = 3, 400, 4
 SIDE_BY_SIDE = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
 
 
-def measure(place: Place, options: Options) -> Report:
+def measure(workspace: Workspace, options: Options) -> Report:
     """Each pair one after the other, round after round."""
     rounds = options.rounds or ROUNDS
     short, long = undisturbed(30), [*undisturbed(options.steps or STEPS), "worker.threads=1"]
-    place.train(*short)  # the first run of all makes the data
+    workspace.train(*short)  # the first run makes the data
     added, besides, serial, parallel = [], [], [], []
     first: list[float] = []
     for number in range(rounds):
         say(f"round {number + 1} of {rounds}")
-        sweep = place.train(*short, "-m", f"seed={','.join(map(str, range(JOBS)))}")
-        single = [place.train(*short, f"seed={seed}").seconds for seed in range(JOBS)]
+        sweep = workspace.train(*short, "-m", f"seed={','.join(map(str, range(JOBS)))}")
+        single = [workspace.train(*short, f"seed={seed}").seconds for seed in range(JOBS)]
         added.append((sweep.seconds - sum(single)) / JOBS)
         besides.append((sweep.seconds - sum(map(_total, _jobs(sweep)))) / JOBS)
         pair = (
-            place.train(*long, "-m", "seed=1,2"),
-            place.train(*long, "-m", "seed=1,2", *SIDE_BY_SIDE),
+            workspace.train(*long, "-m", "seed=1,2"),
+            workspace.train(*long, "-m", "seed=1,2", *SIDE_BY_SIDE),
         )
         serial.append(pair[0].seconds)
         parallel.append(pair[1].seconds)

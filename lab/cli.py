@@ -1,4 +1,4 @@
-"""``lab``: what is done with runs once they are there. Starting one is ``python train.py``."""
+"""``lab``: commands on existing runs and sweeps. ``python train.py`` starts new ones."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ from lab.machine.probe import ProbeError
 
 
 def main() -> int:
-    """Run one subcommand; its exit code is that of ``train.py`` where it trains."""
+    """Run one subcommand.
+
+    Returns:
+        The exit code: that of the run where the command trains; 2 for a user's mistake.
+    """
     parser = argparse.ArgumentParser(prog="lab", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     resume = commands.add_parser("resume", help="go on with a run or a sweep that was cut off")
@@ -38,7 +42,7 @@ def main() -> int:
     sync.add_argument("--offline", action="store_true", help="only make it")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    logging.raiseExceptions = False  # `lab reproduce | head` is no reason for tracebacks
+    logging.raiseExceptions = False  # `lab reproduce | head` closes stdout: no tracebacks
     try:
         match arguments.command:
             case "resume":
@@ -59,8 +63,9 @@ def main() -> int:
     except ProbeError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except BrokenPipeError:  # `lab compare SWEEP | head`; what was asked for is done
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor does Python's end fail
+    except BrokenPipeError:  # `lab compare SWEEP | head`: the files are written already
+        # Python flushes stdout at exit, which would raise again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 
 
@@ -115,7 +120,7 @@ def _sync(folders: list[Path], *, send: bool) -> int:
 
 
 def _runs_of(folders: list[Path]) -> Iterator[Path]:
-    """The folders of runs, of a sweep those of its jobs."""
+    """The given folders of runs, and for each sweep the folders of its jobs."""
     from lab.sweep.index import jobs_of
 
     for folder in folders:

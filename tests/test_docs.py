@@ -55,7 +55,7 @@ COMMANDS = [
 
 
 def call(*command: object, cwd: Path) -> str:
-    """Run a program to its good end; what it printed, errors last."""
+    """Run a program, which must succeed; its standard output, then its standard error."""
     done = subprocess.run(
         list(map(str, command)), check=False, cwd=cwd, env=environment(), timeout=120,
         stdin=subprocess.DEVNULL, capture_output=True, text=True,
@@ -71,42 +71,42 @@ def environment() -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder in which one run was made as documented, with W&B's files."""
-    place = tmp_path_factory.mktemp("finished")
-    call(sys.executable, ROOT / "train.py", *SHORT, cwd=place)
-    return place
+    """The working folder of one documented run, with W&B's files."""
+    workdir = tmp_path_factory.mktemp("finished")
+    call(sys.executable, ROOT / "train.py", *SHORT, cwd=workdir)
+    return workdir
 
 
 @pytest.fixture(scope="module")
 def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run's folder after Ctrl-C."""
-    place = tmp_path_factory.mktemp("interrupted")
+    """The folder of a run that was ended by Ctrl-C."""
+    workdir = tmp_path_factory.mktemp("interrupted")
     overrides = ("tracker=none", "train.val_interval_steps=0", "train.steps=40", *SMALL)
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "train.py"), *overrides, "hydra.run.dir=run"],
-        cwd=place, env=environment(), stdout=subprocess.PIPE, text=True,
+        cwd=workdir, env=environment(), stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stdout is not None
     next(line for line in process.stdout if line.startswith("step "))
     process.send_signal(signal.SIGINT)
     process.stdout.read()
     assert process.wait() == 130
-    return place / "run"
+    return workdir / "run"
 
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder in which one sweep of two jobs was made, with W&B's files."""
-    place = tmp_path_factory.mktemp("swept")
-    call(sys.executable, ROOT / "train.py", "-m", "seed=1,2", *SHORT, cwd=place)
-    return place
+    """The working folder of one sweep of two jobs, with W&B's files."""
+    workdir = tmp_path_factory.mktemp("swept")
+    call(sys.executable, ROOT / "train.py", "-m", "seed=1,2", *SHORT, cwd=workdir)
+    return workdir
 
 
 Fixture = Callable[[str], Path]
 
 
 def run_or_sweep(word: str, fixture: Fixture) -> Path:
-    """The folder that a page calls RUN, or SWEEP, or one in it; the first part is its place."""
+    """The folder that a page calls RUN or SWEEP, or a job's folder in it (``SWEEP/1``)."""
     name, _, job = word.partition("/")
     assert name in ("RUN", "SWEEP")
     pattern = "outputs/runs/*/*" if name == "RUN" else "outputs/sweeps/*/*"
@@ -114,18 +114,18 @@ def run_or_sweep(word: str, fixture: Fixture) -> Path:
     return folder / job
 
 
-def run_train(arguments: Sequence[str], place: Path, fixture: Fixture) -> None:
-    """``python train.py``, shortened; only composed where it would need a network."""
-    words = [_with_files(word, place, fixture) for word in arguments]
+def run_train(arguments: Sequence[str], workdir: Path, fixture: Fixture) -> None:
+    """Run ``python train.py`` with 2 steps; only compose where it would need a network."""
+    words = [_with_files(word, workdir, fixture) for word in arguments]
     given = dict(word.partition("=")[::2] for word in words)
     train = (sys.executable, ROOT / "train.py")
     if "--cfg" in given:
-        assert yaml.safe_load(call(*train, *words, cwd=place))["train"]["steps"] > 0
+        assert yaml.safe_load(call(*train, *words, cwd=workdir))["train"]["steps"] > 0
         return
     if _needs_network(given):
         words = [word.partition(",")[0] for word in words if word != "-m"]
         assert config_of(*words).train.steps > 0
-        assert yaml.safe_load(call(*train, *words, *PRINT_ONLY, cwd=place))["train"]["steps"] > 0
+        assert yaml.safe_load(call(*train, *words, *PRINT_ONLY, cwd=workdir))["train"]["steps"] > 0
         return
     if "-m" in given:
         words = [shorter for word in words if (shorter := _shorter_list(word))]
@@ -134,9 +134,9 @@ def run_train(arguments: Sequence[str], place: Path, fixture: Fixture) -> None:
     # mlx-lm's step is compiled for a minute on a CPU that has not seen it before.
     plain = ("train.compile=false",) if "mlx_lm" in given.get("trainer", "") else ()
     small = SMALL if "model.path" in given else ()
-    call(*train, *words, *SHORT, *quiet, *plain, *small, cwd=place)
-    summaries = [json.loads(text_of(path)) for path in (place / "outputs").rglob("summary.json")]
-    jobs = _jobs_in(place) if "-m" in given else 1
+    call(*train, *words, *SHORT, *quiet, *plain, *small, cwd=workdir)
+    summaries = [json.loads(text_of(path)) for path in (workdir / "outputs").rglob("summary.json")]
+    jobs = _jobs_in(workdir) if "-m" in given else 1
     assert [(s["state"], s["steps"]) for s in summaries] == [("completed", 2)] * jobs
 
 
@@ -151,7 +151,7 @@ def _key(word: str) -> str:
 
 
 def _shorter_list(word: str) -> str:
-    """Still a sweep, of two values or trials; one for a cluster runs here; empty for its queue."""
+    """The override for a sweep of two values or trials, here instead of on a cluster."""
     key, _, value = word.partition("=")
     if key == "hydra/launcher":
         return word.replace("slurm", "local")
@@ -162,13 +162,13 @@ def _shorter_list(word: str) -> str:
     return word if "(" in value else ",".join(word.split(",")[:2])
 
 
-def _jobs_in(place: Path) -> int:
-    [index] = (Index.read(path.parent) for path in place.glob("outputs/sweeps/*/*/sweep.json"))
+def _jobs_in(workdir: Path) -> int:
+    [index] = (Index.read(path.parent) for path in workdir.glob("outputs/sweeps/*/*/sweep.json"))
     return len(index.jobs) or 2
 
 
-def _with_files(word: str, place: Path, fixture: Fixture) -> str:
-    """The same override, what it names made."""
+def _with_files(word: str, workdir: Path, fixture: Fixture) -> str:
+    """The override, once the model or file that it names exists."""
     key, _, value = word.partition("=")
     if key == "model.path":
         assert f"MODEL := {value}\n" in text_of(ROOT / "Makefile")
@@ -176,7 +176,7 @@ def _with_files(word: str, place: Path, fixture: Fixture) -> str:
     if key == "data.path":
         assert value.endswith(".jsonl")
         samples = ({"prompt": f"{i} + 1 = ", "completion": str(i + 1)} for i in range(40))
-        (place / value).write_text("".join(json.dumps(sample) + "\n" for sample in samples))
+        (workdir / value).write_text("".join(json.dumps(sample) + "\n" for sample in samples))
     return word
 
 
@@ -186,41 +186,41 @@ def _needs_network(given: dict[str, str]) -> bool:
     return online or "hub_id" in yaml.safe_load(text_of(model))
 
 
-def run_module(arguments: Sequence[str], place: Path, _: Fixture) -> None:
+def run_module(arguments: Sequence[str], workdir: Path, _: Fixture) -> None:
     module, *rest = arguments
     if module == "benchmarks":
-        call(sys.executable, "-m", module, *rest, "--list", cwd=place)  # names are checked
+        call(sys.executable, "-m", module, *rest, "--list", cwd=workdir)  # names are checked
         return
     assert (module, rest) == ("lab.machine", [])
-    assert json.loads(call(sys.executable, "-m", module, cwd=place))["cores"] > 0
+    assert json.loads(call(sys.executable, "-m", module, cwd=workdir))["cores"] > 0
 
 
-def run_make(arguments: Sequence[str], place: Path, _: Fixture) -> None:
+def run_make(arguments: Sequence[str], workdir: Path, _: Fixture) -> None:
     assert arguments
-    told = call("make", "-n", "-C", ROOT, *arguments, cwd=place)  # CI makes them for real
+    told = call("make", "-n", "-C", ROOT, *arguments, cwd=workdir)  # CI makes them for real
     assert "Nothing to be done" not in told
 
 
-def run_activate(arguments: Sequence[str], place: Path, _: Fixture) -> None:
+def run_activate(arguments: Sequence[str], workdir: Path, _: Fixture) -> None:
     [script] = arguments
     assert f"VENV := {script.removesuffix('/bin/activate')}\n" in text_of(ROOT / "Makefile")
 
 
-def run_leet(arguments: Sequence[str], place: Path, fixture: Fixture) -> None:
+def run_leet(arguments: Sequence[str], workdir: Path, fixture: Fixture) -> None:
     [folder] = arguments
-    assert "wandb leet [PATH]" in call(WANDB, "leet", "--help", cwd=place)
+    assert "wandb leet [PATH]" in call(WANDB, "leet", "--help", cwd=workdir)
     inspect = (WANDB, "leet", "inspect", "--summary", "--json", folder)
     assert json.loads(call(*inspect, cwd=fixture("finished")))["config"]["train"]["steps"] == 2
 
 
-def run_sync(arguments: Sequence[str], place: Path, fixture: Fixture) -> None:
+def run_sync(arguments: Sequence[str], workdir: Path, fixture: Fixture) -> None:
     [pattern] = arguments
     folder = fixture("finished")
     found = [path.relative_to(folder) for path in folder.glob(pattern)]
     assert "Would sync 1 run" in call(WANDB, "sync", "--dry-run", *found, cwd=folder)
 
 
-def run_resume(arguments: Sequence[str], place: Path, fixture: Fixture) -> None:
+def run_resume(arguments: Sequence[str], workdir: Path, fixture: Fixture) -> None:
     if arguments == ["SWEEP"]:
         sweep = run_or_sweep("SWEEP", fixture)
         shutil.rmtree(sweep / "1")
@@ -230,48 +230,48 @@ def run_resume(arguments: Sequence[str], place: Path, fixture: Fixture) -> None:
     assert arguments == ["RUN"]
     folder = fixture("interrupted")
     before = len(jsonl(folder / "metrics.jsonl"))
-    call(sys.executable, "-m", "lab.cli", "resume", folder, cwd=place)
+    call(sys.executable, "-m", "lab.cli", "resume", folder, cwd=workdir)
     assert before < 40 == len(jsonl(folder / "metrics.jsonl"))
 
 
-def run_reproduce(arguments: Sequence[str], place: Path, fixture: Fixture) -> None:
+def run_reproduce(arguments: Sequence[str], workdir: Path, fixture: Fixture) -> None:
     [word] = arguments
     run = run_or_sweep(word, fixture)
-    told = call(sys.executable, "-m", "lab.cli", "reproduce", run, cwd=place)
+    told = call(sys.executable, "-m", "lab.cli", "reproduce", run, cwd=workdir)
     assert "identical: 2 steps, loss, learning rate, tokens and weights, bit for bit" in told
 
 
-def run_plot(arguments: Sequence[str], place: Path, fixture: Fixture) -> None:
+def run_plot(arguments: Sequence[str], workdir: Path, fixture: Fixture) -> None:
     assert arguments == ["RUN"]
     [picture] = fixture("finished").glob("outputs/runs/*/*/memory.png")
     picture.unlink()
-    call(sys.executable, "-m", "lab.cli", "plot", picture.parent, cwd=place)
+    call(sys.executable, "-m", "lab.cli", "plot", picture.parent, cwd=workdir)
     assert picture.exists()
 
 
-def run_compare(arguments: Sequence[str], place: Path, fixture: Fixture) -> None:
+def run_compare(arguments: Sequence[str], workdir: Path, fixture: Fixture) -> None:
     folder = run_or_sweep(arguments[0], fixture)
-    call(sys.executable, "-m", "lab.cli", "compare", folder, *arguments[1:], cwd=place)
+    call(sys.executable, "-m", "lab.cli", "compare", folder, *arguments[1:], cwd=workdir)
     table = "compare.csv" if "--csv" in arguments else "compare.parquet"
     assert all((folder / name).is_file() for name in ("compare.html", "compare.png", table))
 
 
-def run_lab_sync(arguments: Sequence[str], place: Path, fixture: Fixture) -> None:
+def run_lab_sync(arguments: Sequence[str], workdir: Path, fixture: Fixture) -> None:
     [word] = arguments
     folder = run_or_sweep(word, fixture)
     told = call(sys.executable, "-m", "lab.cli", "sync", folder, cwd=folder.parents[3])
     assert told.count("outputs/wandb/offline-run-") == {"RUN": 1, "SWEEP": 2}[word]
 
 
-def run_wandb_sweep(arguments: Sequence[str], place: Path, _: Fixture) -> None:
+def run_wandb_sweep(arguments: Sequence[str], workdir: Path, _: Fixture) -> None:
     [file] = arguments  # tests/sweep/test_sweepers.py runs what W&B's agent makes of it
     assert yaml.safe_load(text_of(ROOT / file))["program"] == "train.py"
-    assert "[OPTIONS] CONFIG" in call(WANDB, "sweep", "--help", cwd=place)
+    assert "[OPTIONS] CONFIG" in call(WANDB, "sweep", "--help", cwd=workdir)
 
 
-def run_wandb_agent(arguments: Sequence[str], place: Path, _: Fixture) -> None:
+def run_wandb_agent(arguments: Sequence[str], workdir: Path, _: Fixture) -> None:
     assert arguments == ["ENTITY/PROJECT/SWEEP"]
-    assert "[OPTIONS] SWEEP_ID" in call(WANDB, "agent", "--help", cwd=place)
+    assert "[OPTIONS] SWEEP_ID" in call(WANDB, "agent", "--help", cwd=workdir)
 
 
 RUNNERS: dict[str, Callable[[Sequence[str], Path, Fixture], None]] = {
@@ -399,22 +399,29 @@ def test_the_readme_is_short() -> None:
     assert len(text_of(ROOT / "docs" / "guide.md").splitlines()) < 250
 
 
-def test_every_file_of_the_readmes_tree_exists() -> None:
+def test_the_readmes_tree_is_the_folder_listing() -> None:
     readme = text_of(ROOT / "README.md")
     tree = re.search(r"^## The tree\n+```\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
     assert tree is not None
-    named, parent = [], ROOT
-    for line in tree[1].splitlines():
-        names = re.match(r"\s*((?:[\w.]+(?:\.py|/)(?:\s+|$))+)", line)
-        assert names is not None, line
-        inside = line.startswith(" ")
-        named += [(parent if inside else ROOT) / name for name in names[1].split()]
-        parent = parent if inside else named[-1]
-    assert len(named) > 20
-    assert [str(path) for path in named if not path.exists()] == []
+    lines = tree[1].splitlines()
+    assert all(re.match(r"(  )?[\w.]+/? {2,}\S|lab/$", line) for line in lines)
+    named = [line.split()[0] for line in lines if not line.startswith(" ")]
+    rooms = [line.split()[0] for line in lines if line.startswith("  ")]
+    assert sorted(rooms) == listing("lab", besides=("__init__.py",))
+    unnamed = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "outputs/")
+    assert sorted(named) == listing(".", besides=(*unnamed, "pyproject.toml"))
 
 
-@pytest.mark.parametrize("page", DOCS, ids=lambda page: page.name)
+def listing(folder: str, besides: Sequence[str]) -> list[str]:
+    """What git holds right below a folder, folders with a slash; hidden names left out."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", folder]
+    held = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    parts = [Path(line).relative_to(folder).parts for line in held.stdout.splitlines()]
+    names = {first + "/" * bool(rest) for first, *rest in parts}
+    return sorted(n for n in names if n not in besides and not n.startswith("."))
+
+
+@pytest.mark.parametrize("page", [*DOCS, ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name)
 def test_every_relative_link_leads_to_a_file(page: Path) -> None:
     targets = re.findall(r"\]\(([^)\s]+)\)", text_of(page))
     local = [t.partition("#")[0] for t in targets if not re.match("[a-z]+:", t)]

@@ -1,4 +1,4 @@
-"""Micro-batches as a pure function of a seed and an index: nothing to save, nothing to restore."""
+"""Micro-batches as a pure function of seed and index: no iterator state to checkpoint."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from functools import cache
 
 from lab.data.permutation import Permutation
 
-# Batches that are sorted together: many pad little, but sorting a whole epoch would make the same
-# batches in each.
+# Batches whose samples are sorted by length together. More means less padding, but sorting a whole
+# epoch as one chunk would make the same batches in every epoch.
 CHUNK = 256
 
-Sample = tuple[Sequence[int], int]  # token ids, and how many of the first never count in the loss
+Sample = tuple[Sequence[int], int]  # token ids, length of the masked prompt
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One micro-batch on the host; ``B`` sequences padded to ``L``, ``N`` counted tokens.
+    """One micro-batch on the host: ``B`` sequences padded to ``L``, ``N`` loss positions.
 
-    The arrays are host buffers, which ``mx.array`` copies with their type and shape.
+    The arrays are host buffers; ``mx.array`` copies them and keeps dtype and shape.
 
     Attributes:
-        inputs: int32 (B, L), token ids padded on the right with 0; a row that is all padding fills
-            the last batch of an epoch.
-        rows: int32 (N,), the flattened positions ``b * L + i`` whose next token counts.
-        targets: int32 (N,), that next token.
-        weights: float32 (N,), 1 for a real one, 0 for the padding at the end of ``rows``.
-        num_tokens: real targets; may be 0, ``N`` is never.
-        padded_cells: cells of ``inputs`` that hold padding.
-        truncated: samples that were longer than the maximum.
-        empty: samples without a token that counts.
+        inputs: int32 (B, L), token ids, right-padded with 0; rows of padding fill up the last
+            batch of an epoch.
+        rows: int32 (N,), flattened positions ``b * L + i`` whose next token counts in the loss.
+        targets: int32 (N,), the next token at each of these positions.
+        weights: float32 (N,), 1 for a real target, 0 for the padding at the end of ``rows``.
+        num_tokens: number of real targets; may be 0, while ``N`` never is.
+        padded_cells: padding cells of ``inputs``.
+        truncated: samples longer than ``max_length``.
+        empty: samples without a token that counts in the loss.
     """
 
     inputs: memoryview
@@ -60,34 +60,35 @@ class Shape:
 
 
 class Batches:
-    """Every sample once an epoch, batches of like length, in an order drawn for each epoch.
+    """Length-bucketed batches; each sample occurs once an epoch, each epoch has its own order.
 
-    An epoch is a drawn order of all samples. Runs of ``CHUNK`` batches of it are sorted by size,
-    cut into batches, and these are drawn an order of their own. Only the current chunk is held.
+    An epoch is a permutation of all samples, cut into chunks of about ``CHUNK`` batches. A chunk is
+    sorted by size, cut into batches, and its batches are permuted. Only the current chunk is in
+    memory.
 
     Args:
-        sizes: (n,), a length of each sample in any unit, the key to sort by.
-        read: the sample at a position in ``sizes``.
+        sizes: (n,), length of each sample in any unit; the sort key.
+        read: returns the sample at a position in ``sizes``.
         shape: how samples become batches.
-        seed: draws the order; ``None`` sorts all samples as one chunk and takes the same order in
-            every epoch, spread so that the first few batches hold short and long samples alike.
+        seed: seeds the order; ``None`` (validation) sorts all samples as one chunk and has the same
+            order in every epoch, permuted so that the first few batches mix all lengths.
     """
 
     def __init__(
         self, sizes: Sequence[int], read: Callable[[int], Sample], shape: Shape, seed: int | None
     ) -> None:
         self._sizes, self._read, self._shape, self._seed = sizes, read, shape, seed
-        # At least two chunks: one would make the same batches in each epoch.
-        chunks = 1 if seed is None else max(_pieces(len(self), CHUNK), 2)
-        self._per_chunk = _pieces(len(self), chunks)
+        # At least two chunks: with one every epoch would have the same batches.
+        chunks = 1 if seed is None else max(_ceil_div(len(self), CHUNK), 2)
+        self._per_chunk = _ceil_div(len(self), chunks)
         self._chunk: _Chunk | None = None
 
     def __len__(self) -> int:
-        """Micro-batches an epoch, the last incomplete one included."""
-        return _pieces(len(self._sizes), self._shape.batch_size)
+        """Micro-batches in an epoch, including the last incomplete one."""
+        return _ceil_div(len(self._sizes), self._shape.batch_size)
 
     def batch(self, index: int) -> Batch:
-        """Micro-batch ``index``, from 0; it goes on over epochs."""
+        """Micro-batch ``index``, counted from 0 across epochs."""
         return collate([self._read(i) for i in self.members(index)], self._shape)
 
     def step(self, step: int) -> list[Batch]:
@@ -112,12 +113,12 @@ class Batches:
 
 
 class _Chunk:
-    """Batches of neighbours in ``members``, in an order drawn by ``key``."""
+    """Consecutive ``members`` as batches, in an order keyed by ``key``."""
 
     def __init__(self, key: tuple[int, int, int], members: list[int], batch_size: int) -> None:
         self.key = key
         self._members, self._batch_size = array("i", members), batch_size
-        self._order = Permutation(_pieces(len(members), batch_size), key)
+        self._order = Permutation(_ceil_div(len(members), batch_size), key)
 
     def __getitem__(self, place: int) -> Sequence[int]:
         first = self._order[place] * self._batch_size
@@ -125,7 +126,7 @@ class _Chunk:
 
 
 def collate(samples: Sequence[Sample], shape: Shape) -> Batch:
-    """Pad samples into one batch: inputs are all tokens but the last, targets all but the first."""
+    """Truncate and pad samples into one batch, with targets shifted by one token."""
     cut = [array("i", ids[: shape.max_length]) for ids, _ in samples]
     lengths = [max(len(ids) - 1, 0) for ids in cut]
     width = min(_round_up(max(lengths, default=0), shape.pad_multiple), shape.max_length)
@@ -154,7 +155,7 @@ def collate(samples: Sequence[Sample], shape: Shape) -> Batch:
 
 @cache
 def _positions(count: int) -> array:
-    """``range(count)``; copying a slice of it is far faster than making its numbers."""
+    """``range(count)`` as int32, cached: copying a slice is far faster than making the numbers."""
     return array("i", range(count))
 
 
@@ -162,10 +163,10 @@ def _zeros(typecode: str, count: int) -> array:
     return array(typecode, [0]) * count
 
 
-def _pieces(count: int, size: int) -> int:
-    """How many of ``size`` it takes to hold ``count``."""
+def _ceil_div(count: int, size: int) -> int:
+    """Ceiling division."""
     return -(-count // size)
 
 
 def _round_up(count: int, multiple: int) -> int:
-    return max(_pieces(count, multiple), 1) * multiple
+    return max(_ceil_div(count, multiple), 1) * multiple

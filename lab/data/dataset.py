@@ -1,7 +1,7 @@
-"""Samples as batches of tokens on the host: no MLX, no transformers, nothing to save.
+"""From JSONL to batches of token ids on the host, without MLX and transformers.
 
-Training data comes as JSONL (see :mod:`lab.data.sources` for where from), is indexed once, and is
-read and turned into tokens one batch at a time.
+The files (see :mod:`lab.data.sources`) are indexed once; samples are read and tokenised one batch
+at a time.
 """
 
 from __future__ import annotations
@@ -15,44 +15,44 @@ from lab.config.schema import ConfigError
 from lab.data import samples
 from lab.data.batches import Batches, Sample, Shape
 from lab.data.errors import SampleError
-from lab.data.sources import Part, Source, open_source
+from lab.data.sources import Source, Split, open_source
 from lab.data.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
 class Samples:
-    """One side of the split, sample by sample: as JSON objects, and as the tokens they become."""
+    """The samples of one split, as JSON objects and as token ids."""
 
-    part: Part
+    split: Split
     tokenizer: Tokenizer
     mask_prompt: bool
 
     def __len__(self) -> int:
-        return len(self.part)
+        return len(self.split)
 
     def __getitem__(self, position: int) -> dict[str, Any]:
-        return self.part.lines[self.part.rows[position]]
+        return self.split.lines[self.split.rows[position]]
 
     def in_file_order(self) -> list[int]:
-        """Every position, in the order in which the samples lie in their file."""
-        offsets, rows = self.part.lines.index.offsets, self.part.rows
+        """All positions, in file order."""
+        offsets, rows = self.split.lines.index.offsets, self.split.rows
         return sorted(range(len(self)), key=lambda position: offsets[rows[position]])
 
     def tokens(self, position: int) -> Sample:
-        """The tokens of the sample at a position.
+        """Token ids and prompt length of the sample at a position.
 
         Raises:
-            ConfigError: the chat template refuses it; names its line.
+            ConfigError: the sample cannot be tokenised; names file and line.
         """
         return self.tokenise(self[position], position)
 
     def tokenise(self, sample: dict[str, Any], position: int) -> Sample:
-        """The same, for a caller that holds the sample already."""
-        lines = self.part.lines
+        """Like :meth:`tokens`, for a caller that has read the sample already."""
+        lines = self.split.lines
         try:
             return samples.tokenise(sample, lines.index.form, self.tokenizer, self.mask_prompt)
         except SampleError as error:
-            where = f"line {lines.line_of(self.part.rows[position])}"
+            where = f"line {lines.line_of(self.split.rows[position])}"
             raise ConfigError(lines.key, str(lines.path), f"{where}: {error}") from error
 
 
@@ -61,11 +61,11 @@ class OpenData:
     """The data of a run.
 
     Attributes:
-        train: micro-batches to train on, in an order drawn from the seed.
-        val: micro-batches to validate on, the same for every seed; ``None`` when validation is off.
-        train_samples, val_samples: what these are made of, for a trainer that makes its own.
-        fingerprint: a hash of the content of the files, whatever their place.
-        notes: lines for the user.
+        train: micro-batches for training, in an order given by the seed.
+        val: micro-batches for validation, the same for every seed; ``None`` when it is off.
+        train_samples, val_samples: their samples, for a trainer with batches of its own.
+        fingerprint: hash of the files' content, independent of their paths.
+        notes: lines to print for the user.
     """
 
     train: Batches
@@ -79,13 +79,13 @@ class OpenData:
 def open_data(
     data: Data, train: Train, seed: int, tokenizer: Tokenizer, cache_dir: Path
 ) -> OpenData:
-    """Open, check and split the data; what is slow is kept in ``cache_dir`` for the next time.
+    """Open, validate and split the data; indices and made files are cached in ``cache_dir``.
 
-    Without a validation file a fraction of the training file is held out, even when validation is
-    off, so that switching it on does not change what is trained on.
+    Without a validation file a fraction of the training file is held out, also when validation is
+    off, so that switching it on does not change the training set.
 
     Raises:
-        ConfigError: data that is missing, malformed (names file and line) or too little.
+        ConfigError: data that is missing, malformed (names file and line) or too small.
     """
     source = open_source(data, cache_dir)
     _check_counts(data, train, source)
@@ -97,7 +97,7 @@ def open_data(
     )
     given = Samples(source.train, tokenizer, train.mask_prompt)
     held_out = Samples(source.val, tokenizer, train.mask_prompt)
-    given.tokens(0)  # a chat template that refuses such samples does so now
+    given.tokens(0)  # a template that refuses the format fails here, before the model is loaded
     val = Batches(source.val.sizes, held_out.tokens, shape, None)
     return OpenData(
         train=Batches(source.train.sizes, given.tokens, shape, seed),
@@ -120,7 +120,7 @@ def _check_counts(data: Data, train: Train, source: Source) -> None:
         return
     lack = f"gives {count} validation samples for train.batch_size={size}"
     off = "or switch validation off with train.val_interval_steps=0"
-    if source.split:
+    if source.val_is_held_out:
         allowed = f"{lack}; raise it (at most 0.5), lower the batch size, {off}"
         raise ConfigError("data.val_fraction", data.val_fraction, allowed)
     lines = source.val.lines
@@ -128,7 +128,7 @@ def _check_counts(data: Data, train: Train, source: Source) -> None:
 
 
 def _notes(train: Train, source: Source, tokenizer: Tokenizer) -> tuple[str, ...]:
-    held_out = " held out of the same file" if source.split else ""
+    held_out = " held out of the same file" if source.val_is_held_out else ""
     notes = [f"{len(source.train)} training samples, {len(source.val)} for validation{held_out}"]
     lines = source.train.lines
     form = lines.index.form

@@ -1,7 +1,7 @@
-"""A dataset of the Hugging Face hub, as JSONL.
+"""Download a dataset of the Hugging Face hub and write it as JSONL.
 
-A program of its own (``python hub.py FOLDER ID [CONFIG]``): ``datasets`` brings pyarrow and pandas,
-some 200 MB that must not be the training process's.
+Run as a child process (``python hub.py FOLDER ID [CONFIG]``): ``datasets`` imports pyarrow and
+pandas, about 200 MB that must not stay in the training process.
 """
 
 from __future__ import annotations
@@ -11,30 +11,33 @@ import sys
 from pathlib import Path
 from typing import Any
 
-VERSION = 1
-NAMES = {"train": "train.jsonl", "validation": "valid.jsonl", "valid": "valid.jsonl"}
+CACHE_VERSION = 1
+SPLIT_FILES = {"train": "train.jsonl", "validation": "valid.jsonl", "valid": "valid.jsonl"}
 
 
 def main(folder: Path, hub_id: str, config: str | None) -> str | None:
     """Write ``train.jsonl`` and, where there is such a split, ``valid.jsonl``.
 
-    Returns what went wrong.
+    Returns:
+        An error message, or ``None`` on success; also the child's exit status.
     """
     try:
         import datasets  # pyright: ignore[reportMissingImports]
     except ImportError:
         return "needs the datasets package: pip install 'mlx-memory-lab[hub]'"
-    if int(datasets.__version__.split(".")[0]) < 4:  # older ones run code that a dataset brings
+    if (
+        int(datasets.__version__.split(".")[0]) < 4
+    ):  # older versions execute a dataset's own loading script
         return f"needs datasets 4 or later, this is {datasets.__version__}"
     datasets.disable_progress_bars()
     try:
         splits = datasets.load_dataset(hub_id, config)
         if "train" not in splits:
             return f"has the splits {', '.join(splits)}; must have one that is called train"
-        for name, file in NAMES.items():
+        for name, file in SPLIT_FILES.items():
             if name in splits:
                 _write(splits[name], folder / file)
-    except Exception as error:  # noqa: BLE001  offline, unknown, gated, damaged: each has an error of its own
+    except Exception as error:  # noqa: BLE001  offline, unknown, gated, damaged: no common base class
         return f"cannot be loaded: {type(error).__name__}: {' '.join(str(error).split())}"
     return None
 

@@ -1,16 +1,12 @@
-"""Where each sample of a JSONL file lies: one checked pass, kept as flat columns."""
+"""The sample index of a JSONL file: one validating pass, cached as flat columns."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import mmap
 import os
-import tempfile
 import weakref
-import zlib
 from array import array
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,26 +14,24 @@ from typing import Any, BinaryIO
 
 from lab.config.schema import ConfigError
 from lab.config.units import MB
-from lab.data import samples
+from lab.data import columns, samples
 from lab.data.errors import SampleError
 
-VERSION = 2
+INDEX_VERSION = 2
 _BOM = b"\xef\xbb\xbf"
-_HEADER = 512  # bytes; one line of JSON, then the columns
-_COLUMNS = {"offsets": "q", "sizes": "i", "hashes": "I"}  # type codes of array and memoryview
-_ROW = sum(array(code).itemsize for code in _COLUMNS.values())
+_TYPES = {"offsets": "q", "sizes": "i", "hashes": "I"}  # type codes of array.array
 
 
 @dataclass(frozen=True)
-class Index:
-    """One entry for each of ``n`` samples, ordered by hash: a share of the samples is a slice.
+class SampleIndex:
+    """One row for each of ``n`` samples, ordered by hash, so that a split is a slice.
 
     Attributes:
         form: the format of all samples, a key of ``samples.FORMATS``.
-        fingerprint: sha256 of the file's bytes, hex.
-        offsets: int64 (n,), the byte at which a sample starts.
-        sizes: int32 (n,), its length in bytes: the key by which batches are sorted.
-        hashes: uint32 (n,), a hash of its bytes, ascending; equal ones in the order of the file.
+        fingerprint: SHA-256 of the file's bytes, hex.
+        offsets: int64 (n,), first byte of each sample.
+        sizes: int32 (n,), length in bytes; the key by which batches are sorted.
+        hashes: uint32 (n,), BLAKE2b of the bytes, ascending; ties are in file order.
     """
 
     form: str
@@ -47,15 +41,15 @@ class Index:
     hashes: memoryview[int]
 
 
-class JsonLines:
-    """The samples of one JSONL file, read one at a time from where the index says they lie.
+class JsonLinesReader:
+    """Random access to the samples of one JSONL file through its index.
 
     Attributes:
-        key: the setting that an error about the content belongs to.
+        key: the config key that errors about the file name.
 
     Raises:
-        ConfigError: the file is missing, empty, malformed (names file and line) or is being
-            written.
+        ConfigError: the file is missing, empty, malformed (names file and line) or changes while
+            it is indexed.
     """
 
     def __init__(self, path: Path, cache_dir: Path, key: str) -> None:
@@ -65,53 +59,53 @@ class JsonLines:
         except OSError as error:
             raise ConfigError(key, str(path), f"cannot be read: {error.strerror}") from error
         weakref.finalize(self, os.close, self._fd)
-        self._version = self._now()
+        self._stamp = self._file_stamp()
         self.index = self._load_or_scan(cache_dir)
 
     def __len__(self) -> int:
         return len(self.index.offsets)
 
     def __getitem__(self, row: int) -> dict[str, Any]:
-        """Sample ``row``, as it was when it was checked.
+        """Read sample ``row`` of the index.
 
         Raises:
-            ConfigError: the file was written to since.
+            ConfigError: the file was modified after it was indexed.
         """
         line = os.pread(self._fd, self.index.sizes[row], self.index.offsets[row])
-        if self._now() != self._version:
+        if self._file_stamp() != self._stamp:
             raise ConfigError(self.key, str(self.path), "was changed while the run was reading it")
         return json.loads(line)
 
     def line_of(self, row: int) -> int:
-        """The number of a sample's line, for a message; reads all that lies before it."""
+        """Line number of a sample, from 1, for messages; reads the file up to it."""
         lines, offset, left = 1, 0, self.index.offsets[row]
         while left > 0 and (block := os.pread(self._fd, min(left, MB), offset)):
             lines, offset, left = lines + block.count(b"\n"), offset + len(block), left - len(block)
         return lines
 
-    def _now(self) -> tuple[int, int]:
+    def _file_stamp(self) -> tuple[int, int]:
         status = os.fstat(self._fd)
         return status.st_size, status.st_mtime_ns
 
-    def _load_or_scan(self, cache_dir: Path) -> Index:
-        known = f"{self.path.resolve()}|{self._version}|{VERSION}"
+    def _load_or_scan(self, cache_dir: Path) -> SampleIndex:
+        known = f"{self.path.resolve()}|{self._stamp}|{INDEX_VERSION}"
         cached = cache_dir / "index" / hashlib.sha256(known.encode()).hexdigest()[:24]
         if (index := load(cached)) is not None:
             return index
         with os.fdopen(os.dup(self._fd), "rb") as file:
             index = scan(file, self.path, self.key)
-        if self._now() != self._version:
+        if self._file_stamp() != self._stamp:
             raise ConfigError(self.key, str(self.path), "is being written; wait until it is whole")
-        with suppress(OSError):  # a cache that cannot be written only costs the next run its time
+        with suppress(OSError):  # without the cache the next run only scans again
             save(index, cached)
         return index
 
 
-def scan(file: BinaryIO, path: Path, key: str) -> Index:
-    """Check every line of an open JSONL file; blank lines are skipped.
+def scan(file: BinaryIO, path: Path, key: str) -> SampleIndex:
+    """Index an open JSONL file and validate every line; blank lines are skipped.
 
     Raises:
-        ConfigError: the first bad line, with its number, or no sample at all.
+        ConfigError: the first bad line, with its number, or a file without samples.
     """
     offsets, sizes, hashes = array("q"), array("i"), array("I")
     digest, form, position = hashlib.sha256(), None, 0
@@ -128,11 +122,11 @@ def scan(file: BinaryIO, path: Path, key: str) -> Index:
         allowed = f"has no sample; must have a JSON object on each line, {samples.ALLOWED}"
         raise ConfigError(key, str(path), allowed)
     order = sorted(range(len(hashes)), key=hashes.__getitem__)
-    columns = (
+    sorted_columns = (
         memoryview(array(column.typecode, map(column.__getitem__, order)))
         for column in (offsets, sizes, hashes)
     )
-    return Index(form, digest.hexdigest(), *columns)
+    return SampleIndex(form, digest.hexdigest(), *sorted_columns)
 
 
 def _checked(sample: bytes, form: str | None, path: Path, number: int, key: str) -> str:
@@ -146,51 +140,23 @@ def _hash(sample: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(sample, digest_size=4).digest(), "little")
 
 
-def save(index: Index, path: Path) -> None:
-    """Write an index whole or not at all, whoever else writes the same one."""
-    blocks = [getattr(index, name) for name in _COLUMNS]
-    checksum = 0
-    for block in blocks:
-        checksum = zlib.crc32(block, checksum)
-    header = {
-        "version": VERSION,
-        "form": index.form,
-        "fingerprint": index.fingerprint,
-        "rows": len(index.offsets),
-        "checksum": checksum,
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(json.dumps(header).encode().ljust(_HEADER))
-            file.writelines(blocks)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink()
-        raise
+def save(index: SampleIndex, path: Path) -> None:
+    """Cache an index.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    header = {"version": INDEX_VERSION, "form": index.form, "fingerprint": index.fingerprint}
+    columns.save(path, header, {name: getattr(index, name) for name in _TYPES})
 
 
-def load(path: Path) -> Index | None:
-    """A saved index, its columns mapped from the file; ``None`` where there is no good one."""
-    try:
-        with path.open("rb") as file:
-            header = json.loads(file.read(_HEADER))
-            rows, checksum = header["rows"], 0
-            while block := file.read(MB):
-                checksum = zlib.crc32(block, checksum)
-            mapped = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        whole = len(mapped) == _HEADER + rows * _ROW and checksum == header["checksum"]
-        if header["version"] != VERSION or header["form"] not in samples.FORMATS or not whole:
-            return None
-        columns = _columns(mapped[_HEADER:], rows)
-        return Index(header["form"], str(header["fingerprint"]), *columns)
-    except (OSError, ValueError, KeyError, TypeError):
+def load(path: Path) -> SampleIndex | None:
+    """A cached index; ``None`` where it is missing, damaged or of another version."""
+    found = columns.load(path, _TYPES)
+    if found is None:
         return None
-
-
-def _columns(data: memoryview, rows: int) -> Iterator[memoryview]:
-    for code in _COLUMNS.values():
-        size = rows * array(code).itemsize
-        yield data[:size].cast(code)  # type: ignore[call-overload]
-        data = data[size:]
+    header, arrays = found
+    form, fingerprint = header.get("form"), header.get("fingerprint")
+    if header.get("version") != INDEX_VERSION or form not in samples.FORMATS:
+        return None
+    return SampleIndex(str(form), str(fingerprint), **arrays)

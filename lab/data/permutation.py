@@ -1,4 +1,4 @@
-"""A drawn order that is computed where it is needed: next to nothing to store, however long."""
+"""A pseudo-random permutation by a Feistel network: O(1) time a position, O(sqrt(n)) memory."""
 
 from __future__ import annotations
 
@@ -6,18 +6,24 @@ import hashlib
 import math
 from collections.abc import Sequence
 
-ROUNDS = 8  # with fewer, orders of a few dozen are not all as likely
+ROUNDS = 8  # with fewer, permutations of a few dozen positions are visibly not uniform
 
 
 class Permutation(Sequence[int]):
-    """A pseudo-random order of ``range(count)``, drawn by ``key``: the same for ever.
+    """A Feistel permutation of ``range(count)`` keyed by ``key``.
 
-    The same on every machine, too, that is little-endian, as all are that MLX runs on.
+    The result never changes between versions, or between little-endian machines (all that MLX runs
+    on are).
 
-    A Feistel network: positions are cells ``(left, right)`` of the smallest square that holds them
-    all. Each round adds to one half a word that the other half looks up in the round's own table,
-    which can be undone, so all rounds together only rearrange the square. A cell that is not below
-    ``count`` is mapped again until one is. Tables take O(sqrt(count)) memory, a position O(1) time.
+    A position is a pair ``(left, right)`` in the smallest square that holds ``count`` cells. Each
+    of ``ROUNDS`` rounds adds a keyed table's entry for one half to the other half; a round is
+    invertible, so the network permutes the square. Cells outside ``range(count)`` are mapped again
+    until one is inside (cycle walking). The tables take O(sqrt(count)) memory, a position O(1)
+    expected time.
+
+    Args:
+        count: length of the permutation.
+        key: integers that select it, such as ``(seed, epoch)``.
     """
 
     def __init__(self, count: int, key: tuple[int, ...]) -> None:

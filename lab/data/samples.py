@@ -1,4 +1,4 @@
-"""What one line of a JSONL file may hold, and the tokens that it becomes.
+"""Parse one line of a JSONL file and tokenise it.
 
 The formats are mlx-lm's: ``{"text"}``, ``{"prompt", "completion"}`` and ``{"messages"}``, the last
 two with an optional ``"tools"``.
@@ -13,23 +13,23 @@ from typing import Any
 from lab.data.errors import SampleError
 from lab.data.tokenizer import Tokenizer
 
-# In the order in which they are looked for: a line may have more keys than its format needs.
+# In order of precedence; a line may have more keys than its format needs.
 FORMATS = {"completion": ("prompt", "completion"), "chat": ("messages",), "text": ("text",)}
 ALLOWED = 'one of {"text"}, {"prompt", "completion"} or {"messages"}'
 
 
 def parse(line: bytes, form: str | None = None) -> tuple[dict[str, Any], str]:
-    """Read and check one line.
+    """Parse and validate one line.
 
     Args:
         line: the JSON text of one sample, UTF-8.
-        form: the format that it must have; ``None`` takes what it has.
+        form: the required format; ``None`` detects it.
 
     Returns:
         The sample and its format, a key of :data:`FORMATS`.
 
     Raises:
-        SampleError: not such a sample; the message says what is allowed.
+        SampleError: not a valid sample; the message says what is allowed.
     """
     sample = _json_object(line)
     if form is None:
@@ -53,7 +53,7 @@ def _names(keys: Any) -> str:
 def _json_object(line: bytes) -> dict[str, Any]:
     try:
         sample = json.loads(line.decode("utf-8"))
-        if b"\\u" in line:  # half a surrogate pair is JSON, but no text that can be encoded
+        if b"\\u" in line:  # a lone surrogate is valid JSON, but cannot be encoded
             json.dumps(sample, ensure_ascii=False).encode("utf-8")
     except (UnicodeDecodeError, UnicodeEncodeError) as error:
         raise SampleError(f"must be UTF-8 text: {error.reason} at byte {error.start}") from None

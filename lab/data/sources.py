@@ -1,4 +1,4 @@
-"""Where the JSONL files of a run come from: the user, this Python's documentation, or the hub."""
+"""Find or make the JSONL files of a run: the user's, Python's documentation, or the hub's."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from pathlib import Path
 from lab.config.keys import Data
 from lab.config.schema import ConfigError
 from lab.data import hub, stdlib_docs
-from lab.data.index import JsonLines
+from lab.data.index import JsonLinesReader
 
 
 @dataclass(frozen=True)
-class Part:
-    """The samples of one side of the split: rows of a file's index."""
+class Split:
+    """One split, train or validation: a range of rows of a file's index."""
 
-    lines: JsonLines
+    lines: JsonLinesReader
     rows: range
 
     def __len__(self) -> int:
@@ -37,22 +37,28 @@ class Part:
 
 @dataclass(frozen=True)
 class Source:
-    train: Part
-    val: Part
-    split: bool  # whether val is a fraction of the training file
+    """Both splits.
+
+    Attributes:
+        val_is_held_out: whether ``val`` is a fraction of the training file, not a file of its own.
+    """
+
+    train: Split
+    val: Split
+    val_is_held_out: bool
 
     @property
     def fingerprint(self) -> str:
-        """Sha256 over the content of all files, the first 16 digits."""
-        files = dict.fromkeys(part.lines.index.fingerprint for part in (self.train, self.val))
+        """SHA-256 over the fingerprints of all files, the first 16 hex digits."""
+        files = dict.fromkeys(split.lines.index.fingerprint for split in (self.train, self.val))
         return hashlib.sha256("".join(files).encode()).hexdigest()[:16]
 
 
 def open_source(data: Data, cache_dir: Path) -> Source:
-    """Find or make the files, index them, split them.
+    """Find or make the files, index them and split them.
 
     Raises:
-        ConfigError: under ``data.path``, ``data.hub_id`` or ``data.name``, whatever is wrong.
+        ConfigError: the key is ``data.path``, ``data.hub_id`` or ``data.name``.
     """
     opener = {"jsonl": _jsonl, "stdlib_docs": _stdlib_docs, "hub": _hub}[data.name]
     path, key = opener(data, cache_dir)
@@ -61,31 +67,31 @@ def open_source(data: Data, cache_dir: Path) -> Source:
     except ConfigError:
         if data.name == "jsonl":
             raise
-        shutil.rmtree(
-            path, ignore_errors=True
-        )  # what was made here before is damaged: make it again
+        shutil.rmtree(path, ignore_errors=True)  # a damaged cached folder: make it again
         return _open(opener(data, cache_dir)[0], data.val_fraction, cache_dir, key)
 
 
 def _open(path: Path, val_fraction: float, cache_dir: Path, key: str) -> Source:
     if not path.is_dir():
-        return _split(JsonLines(path, cache_dir, key), val_fraction)
-    train = JsonLines(path / "train.jsonl", cache_dir, key)
+        return _split(JsonLinesReader(path, cache_dir, key), val_fraction)
+    train = JsonLinesReader(path / "train.jsonl", cache_dir, key)
     if not (path / "valid.jsonl").exists():
         return _split(train, val_fraction)
-    val = JsonLines(path / "valid.jsonl", cache_dir, key)
-    return Source(_all(train), _all(val), split=False)
+    val = JsonLinesReader(path / "valid.jsonl", cache_dir, key)
+    return Source(_all(train), _all(val), val_is_held_out=False)
 
 
-def _all(lines: JsonLines) -> Part:
-    return Part(lines, range(len(lines)))
+def _all(lines: JsonLinesReader) -> Split:
+    return Split(lines, range(len(lines)))
 
 
-def _split(lines: JsonLines, fraction: float) -> Source:
-    """By a hash of each line: a sample stays on its side when others come or go."""
+def _split(lines: JsonLinesReader, fraction: float) -> Source:
+    """Split by a hash of each line: a sample keeps its split when others are added or removed."""
     held_out = bisect_left(lines.index.hashes, int(fraction * 2**32))
     rows = range(len(lines))
-    return Source(Part(lines, rows[held_out:]), Part(lines, rows[:held_out]), split=True)
+    return Source(
+        Split(lines, rows[held_out:]), Split(lines, rows[:held_out]), val_is_held_out=True
+    )
 
 
 def _jsonl(data: Data, _: Path) -> tuple[Path, str]:
@@ -103,9 +109,9 @@ def _jsonl(data: Data, _: Path) -> tuple[Path, str]:
 
 
 def stdlib_docs_folder(cache_dir: Path) -> Path:
-    """Where this Python's documentation is kept once it was extracted."""
+    """The cache folder of this Python version's extracted documentation."""
     python = f"{platform.python_implementation().lower()}-{platform.python_version()}"
-    return cache_dir / f"stdlib_docs-{python}-{stdlib_docs.VERSION}"
+    return cache_dir / f"stdlib_docs-{python}-{stdlib_docs.CACHE_VERSION}"
 
 
 def _stdlib_docs(data: Data, cache_dir: Path) -> tuple[Path, str]:
@@ -119,15 +125,15 @@ def _hub(data: Data, cache_dir: Path) -> tuple[Path, str]:
         raise ConfigError("data.hub_id", data.hub_id, "must name a dataset, as owner/name")
     wanted = [data.hub_id, *([data.hub_config] if data.hub_config else [])]
     name = hashlib.sha256("\0".join(wanted).encode()).hexdigest()[:16]
-    folder = cache_dir / f"hub-{name}-{hub.VERSION}"
+    folder = cache_dir / f"hub-{name}-{hub.CACHE_VERSION}"
     return _made(folder, hub.__file__, wanted, ("data.hub_id", data.hub_id)), "data.hub_id"
 
 
 def _made(folder: Path, program: str, arguments: list[str], setting: tuple[str, str]) -> Path:
-    """A folder that a program writes, made once, however many runs want it at the same time.
+    """Make a cache folder with a child process, once, also when several runs start together.
 
     Raises:
-        ConfigError: what the program said as it failed, or that nothing can be written.
+        ConfigError: the last line of the child's stderr, or the cache cannot be written.
     """
     if (folder / "train.jsonl").exists():
         return folder
@@ -157,6 +163,6 @@ def _rename(made: Path, folder: Path) -> None:
     try:
         made.rename(folder)
     except OSError:
-        if not (folder / "train.jsonl").exists():  # else another run was first: the same content
+        if not (folder / "train.jsonl").exists():  # else another run made the same folder first
             shutil.rmtree(folder, ignore_errors=True)
             made.rename(folder)

@@ -1,7 +1,7 @@
-"""Docstrings of the running Python's own standard library, as prompt and completion.
+"""Extract the standard library's docstrings as prompt/completion samples.
 
-A program of its own (``python stdlib_docs.py FOLDER``, standard library only): parsing a thousand
-modules leaves a heap behind that must not be the training process's.
+Run as a child process (``python stdlib_docs.py FOLDER``, standard library only): parsing a thousand
+modules grows the heap, which must not happen in the training process.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-VERSION = 1
+CACHE_VERSION = 1
 QUESTION = "\n# Write the docstring.\n"
 
 _SKIPPED = {
     "test", "tests", "idlelib", "lib2to3", "site-packages", "dist-packages", "turtledemo",
     "__pycache__", "_bundled", "pydoc_data", "encodings",
 }  # fmt: skip
-_SOURCE = range(80, 2000)  # characters of code that make a question worth asking
-_LONGEST_SOURCE = 500  # characters of it that are shown
-_ANSWER = range(40, 600)  # characters of docstring: no one-word ones, no chapters
+_SOURCE = range(80, 2000)  # accepted characters of source
+_LONGEST_SOURCE = 500  # characters of it that go into the prompt
+_ANSWER = range(40, 600)  # accepted characters of docstring: neither one word nor a chapter
 _Documented = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 
@@ -34,8 +34,8 @@ def samples(library: Path) -> Iterator[dict[str, str]]:
     """One sample for each documented function, method and class below a folder, in a fixed order.
 
     Yields:
-        ``prompt``, the source without its docstring and a question, and ``completion``, the
-        docstring.
+        ``{"prompt", "completion"}``: the source without its docstring followed by ``QUESTION``, and
+        the docstring.
     """
     for folder, below, files in os.walk(library):
         below[:] = sorted(set(below) - _SKIPPED)
@@ -59,7 +59,7 @@ def _samples_of(path: Path) -> Iterator[dict[str, str]]:
 
 
 def _statements(node: ast.AST) -> Iterator[ast.stmt]:
-    """Statements at any depth; ``ast.walk`` would visit every expression, at twice the time."""
+    """Statements at any depth; ``ast.walk`` also visits expressions and takes twice the time."""
     for block in ("body", "orelse", "finalbody"):
         for child in getattr(node, block, ()):
             yield child
@@ -81,14 +81,14 @@ def _sample(node: _Documented, lines: list[str]) -> dict[str, str] | None:
 
 
 def _shortened(source: str) -> str:
-    """As many whole lines as fit."""
+    """The leading whole lines that fit into ``_LONGEST_SOURCE`` characters."""
     if len(source) <= _LONGEST_SOURCE:
         return source
     return source[:_LONGEST_SOURCE].rpartition("\n")[0] + "\n    ..."
 
 
 def main(folder: Path) -> str | None:
-    """Write ``train.jsonl``; returns what went wrong."""
+    """Write ``train.jsonl``; returns an error message, or ``None`` on success."""
     library = Path(sysconfig.get_path("stdlib"))
     with (folder / "train.jsonl").open("w", encoding="utf-8", errors="strict") as file:
         for sample in samples(library):

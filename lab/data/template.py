@@ -1,4 +1,4 @@
-"""Chat templates, rendered as transformers renders them and as safely: they come with a model."""
+"""Render chat templates as transformers does, in the same sandbox: they are foreign code."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from jinja2.utils import Namespace
 
 from lab.data.errors import SampleError
 
-# Llama's template writes today's date into every prompt: a run replayed tomorrow would train on
-# other tokens. The day is the one that this template falls back to.
-_TODAY = datetime(2024, 7, 26)  # noqa: DTZ001  a day, whatever the zone
+# Llama 3's template writes today's date into every prompt, so a replay on another day would train
+# on other tokens. This is the date that the template itself falls back to.
+_TODAY = datetime(2024, 7, 26)  # noqa: DTZ001  a calendar day, no time zone
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 
 
 class _Generation(Extension):
-    """``{% generation %}`` marks the assistant's words; here it renders what it holds."""
+    """``{% generation %}`` marks the assistant's tokens; rendered as its content."""
 
     tags = {"generation"}  # noqa: RUF012  as the base class has it
 
@@ -34,7 +34,7 @@ class _Generation(Extension):
 
 
 class _Namespace(Namespace):
-    """Refuses names that start with an underscore, which could reach Python's own attributes."""
+    """A namespace that refuses names with a leading underscore, as the sandbox does elsewhere."""
 
     def __init__(*args: Any, **values: Any) -> None:
         self, *pairs = args
@@ -54,7 +54,7 @@ def _refuse_private(name: object) -> None:
 
 
 def _dict(*pairs: Any, **values: Any) -> dict[Any, Any]:
-    """Not the class itself, whose attributes a template could walk."""
+    """``dict`` as a plain function: a template could walk the attributes of the class."""
     return dict(*pairs, **values)
 
 
@@ -93,7 +93,7 @@ def _environment() -> ImmutableSandboxedEnvironment:
 
 
 def _prepared(message: Mapping[str, Any]) -> dict[str, Any]:
-    """A message without its nulls, its reasoning under the names that templates read."""
+    """A message without null fields, its reasoning under the names that templates read."""
     kept = {key: value for key, value in message.items() if value is not None}
     reasoning = next((kept[key] for key in _REASONING if key in kept), None)
     if reasoning is None:
@@ -102,7 +102,7 @@ def _prepared(message: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class ChatTemplate:
-    """One compiled template.
+    """One compiled chat template.
 
     Raises:
         ValueError: the text is not a Jinja template.
@@ -111,7 +111,7 @@ class ChatTemplate:
     def __init__(self, text: str) -> None:
         try:
             self._template = _environment().from_string(text)
-        except Exception as error:  # a text that is no template, or no text at all
+        except Exception as error:  # a syntax error, or not a string
             raise ValueError(str(error)) from error
 
     def render(
@@ -120,10 +120,10 @@ class ChatTemplate:
         tools: Iterable[Mapping[str, Any]] | None = None,
         **variables: Any,
     ) -> str:
-        """The conversation as one text.
+        """Render a conversation.
 
         Raises:
-            SampleError: the template refuses the conversation, or cannot deal with it.
+            SampleError: the template raises an error of any kind.
         """
         prepared = [_prepared(message) for message in messages]
         tools = None if tools is None else list(tools)

@@ -1,4 +1,4 @@
-"""Text to token ids, without transformers: it would cost the training process 1 s and 100 MB."""
+"""Tokenizers without transformers, whose import costs 1 s and 100 MB of the training process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Messages = Sequence[dict[str, Any]]
 Tools = Sequence[dict[str, Any]] | None
 
 _SPECIAL = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
-# mlx-lm tells a template that the model thinks when its vocabulary has one of these pairs.
+# mlx-lm sets enable_thinking for a vocabulary that has one of these pairs.
 _THINKING = (
     ("<think>", "</think>"),
     ("<longcat_think>", "</longcat_think>"),
@@ -26,7 +26,7 @@ _THINKING = (
 
 
 class Tokenizer(Protocol):
-    """What the data needs of a tokenizer; every id is below ``vocab_size``."""
+    """The interface that data preparation needs; every id is below ``vocab_size``."""
 
     @property
     def vocab_size(self) -> int: ...
@@ -35,13 +35,13 @@ class Tokenizer(Protocol):
     def eos_id(self) -> int: ...
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text, with what the model wants at its start (BOS), if anything."""
+        """Token ids of a text, with the special tokens the tokenizer adds (such as BOS)."""
         ...
 
     def encode_chat(
         self, messages: Messages, tools: Tools = None, add_generation_prompt: bool = False
     ) -> list[int] | None:
-        """The ids of a conversation, or ``None`` where there is no chat template.
+        """Token ids of a rendered conversation, or ``None`` without a chat template.
 
         Raises:
             SampleError: the template refuses the conversation.
@@ -50,7 +50,7 @@ class Tokenizer(Protocol):
 
 
 class ByteTokenizer:
-    """UTF-8 bytes are their own ids; 256 ends a text, the rest up to 288 is unused."""
+    """UTF-8 bytes are the ids, 256 is EOS; ids up to 288 are unused padding of the vocabulary."""
 
     vocab_size = 288
     eos_id = 256
@@ -68,10 +68,10 @@ class ByteTokenizer:
 
 
 class FolderTokenizer:
-    """The tokenizer of a model folder, from ``tokenizer.json`` and the files beside it.
+    """The fast tokenizer of a model folder: ``tokenizer.json`` and the files beside it.
 
     Raises:
-        ConfigError: ``model.path``, a file that is missing or damaged, or no end-of-text token.
+        ConfigError: key ``model.path``; a damaged file, or no EOS token.
     """
 
     def __init__(self, path: Path) -> None:
@@ -138,14 +138,14 @@ class FolderTokenizer:
 
 
 class MlxLmTokenizer:
-    """mlx-lm's own tokenizer, for folders without a ``tokenizer.json``; imports transformers."""
+    """mlx-lm's own tokenizer, for folders the fast one cannot load; imports transformers."""
 
     def __init__(self, path: Path) -> None:
         from mlx_lm.tokenizer_utils import load
 
         try:
             self._wrapped: Any = load(path)
-        except Exception as error:  # whatever the folder makes transformers raise
+        except Exception as error:  # transformers raises anything on a damaged folder
             raise _damaged(path, f"holds no tokenizer that can be read: {error}") from error
         if self._wrapped.eos_token_id is None:
             raise _damaged(path, "names no end-of-text token (eos_token)")
@@ -169,10 +169,10 @@ class MlxLmTokenizer:
 
 
 def load_tokenizer(path: Path | None) -> Tokenizer:
-    """The tokenizer of a model folder; bytes for a model without one (``None``).
+    """Load the tokenizer of a model folder; ``None`` (no folder) gives bytes.
 
     Raises:
-        ConfigError: ``model.path``, no folder or no usable tokenizer in it.
+        ConfigError: key ``model.path``; no folder, or no usable tokenizer in it.
     """
     if path is None:
         return ByteTokenizer()
@@ -191,7 +191,7 @@ def _damaged(path: Path, what: str) -> ConfigError:
 
 
 def _read_json(path: Path, name: str) -> dict[str, Any]:
-    """A JSON object of the folder, empty where there is no such file."""
+    """Read a JSON object of the folder; empty where there is no such file."""
     try:
         value = json.loads((path / name).read_bytes())
     except FileNotFoundError:
@@ -208,7 +208,7 @@ def _settings(path: Path) -> dict[str, Any]:
 
 
 def _template_texts(path: Path, settings: dict[str, Any]) -> dict[str, str]:
-    """Chat templates by name; a file beside the tokenizer wins over the one in its settings."""
+    """Chat templates by name; files take precedence over ``tokenizer_config.json``."""
     given = settings.get("chat_template") or {}
     if isinstance(given, str):
         given = {"default": given}

@@ -19,7 +19,7 @@ from lab.machine.probe import probe_machine
 from lab.reproduce.compare_records import Records, compare_records
 from lab.reproduce.report import report
 from lab.supervise import experiment
-from lab.supervise.run_supervisor import LOOSE
+from lab.supervise.replay import NONDETERMINISTIC_RTOL
 from lab.tracking.closing import relative
 
 log = logging.getLogger("lab")
@@ -60,7 +60,8 @@ def reproduce(source: Path) -> int:
             log.info("there are no records beside config.yaml to compare with")
             return code
         now = Records.read(folder)
-        found = compare_records(then, now, tolerance=0.0 if config.train.deterministic else LOOSE)
+        tolerance = 0.0 if config.train.deterministic else NONDETERMINISTIC_RTOL
+        found = compare_records(then, now, tolerance=tolerance)
         log.info("%s", report(found, then, now))
         if found.verdict == "different":
             for note in notes:

@@ -1,4 +1,4 @@
-"""One run, top to bottom: a composed config in, a folder of files and an exit code out."""
+"""Run or resume one experiment: a composed config in, a folder of files and an exit code out."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from lab.config.keys import Config, dump
 from lab.config.schema import ConfigError
 from lab.records.files import MetricsLost, RunBusy, read_summary
 from lab.records.origin import Origin
-from lab.supervise.run_supervisor import Result, Sitting
+from lab.supervise.run_supervisor import RunSupervisor
+from lab.supervise.verdict import Result
 
 log = logging.getLogger("lab")
 
@@ -29,11 +30,14 @@ def run(
     """Run one experiment in ``run_dir``.
 
     Arguments:
-        run_dir: empty or new, but for what Hydra puts there.
+        run_dir: a new or empty folder; Hydra's own files may be there.
         overrides: what the user changed, for the tracker.
-        warnings: one line each, found while composing.
-        group: the sweep that this run belongs to.
+        warnings: found while composing, one line each.
+        group: the sweep that this run is a job of.
         begun_with: the environment of the run that this one reproduces.
+
+    Returns:
+        The exit code; a user's mistake or a full disk is logged, not raised.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
     try:
@@ -50,20 +54,20 @@ def run(
         log.warning("%s", warning)
     origin = Origin.new(run_dir / "config.yaml", group)
     try:
-        return _sit(config, run_dir, origin, overrides, begun_with)
+        return _supervise(config, run_dir, origin, overrides, begun_with)
     except ConfigError as error:
         log.error("%s", error)  # noqa: TRY400 - a user's mistake has no traceback
         if group is None and not isinstance(error, RunBusy):
-            _remove_run(run_dir)  # of a sweep's job the log stays, which says why
+            _remove_run(run_dir)  # a sweep's job keeps its log, which says why
         return Result(2)
 
 
 def resume(run_dir: Path) -> Result:
-    """Go on with a run that was cut off, from its last good checkpoint.
+    """Continue a run that was cut off, from its last good checkpoint.
 
     Raises:
-        ConfigError: the folder is not a run's, or not as the run left it; the run is complete, or
-            still going on.
+        ConfigError: the folder holds no run, or was edited since; the run is complete, or another
+            process has it.
     """
     path = run_dir / "config.yaml"
     if not path.is_file():
@@ -71,10 +75,10 @@ def resume(run_dir: Path) -> Result:
     config = Config.load(path)
     if read_summary(run_dir).get("state") == "completed":
         raise ConfigError("run", run_dir, "is complete; there is nothing to resume")
-    return _sit(config, run_dir, Origin.of(run_dir), [])
+    return _supervise(config, run_dir, Origin.of(run_dir), [])
 
 
-def _sit(
+def _supervise(
     config: Config,
     run_dir: Path,
     origin: Origin,
@@ -82,17 +86,18 @@ def _sit(
     begun_with: Mapping[str, Any] | None = None,
 ) -> Result:
     try:
-        sitting = Sitting(config, run_dir, origin, overrides=overrides, begun_with=begun_with)
-        return sitting.run()
+        return RunSupervisor(
+            config, run_dir, origin, overrides=overrides, begun_with=begun_with
+        ).run()
     except MetricsLost as error:
         log.error("%s: the run stops rather than lose rows", error)  # noqa: TRY400
         return Result(1)
 
 
 def _remove_run(run_dir: Path) -> None:
-    """Leave nothing of a run that could not start: its files, and folders that are empty now.
+    """Remove the files of a run that could not start, and the folders that are empty then.
 
-    The folder may be one that the user keeps other things in, even the current one.
+    ``run_dir`` may hold the user's own files, and may be the current folder.
     """
     for name in ("config.yaml", "metrics.jsonl", "events.jsonl", "train.log"):
         (run_dir / name).unlink(missing_ok=True)

@@ -6,13 +6,15 @@ import os
 import signal
 from typing import Any, Self
 
+from lab.protocol import Command
 from lab.supervise.worker_process import WorkerProcess
 
 
-class Signals:
-    """SIGINT, SIGTERM and SIGHUP as wishes: the first one asks the run to stop, the second insists.
+class StopSignals:
+    """Handles SIGINT, SIGTERM and SIGHUP while it is entered.
 
-    SIGHUP never insists: where a terminal goes away, it comes on top of whatever was wished before.
+    The first signal is a request: the worker gets ``stop``, saves and ends. The second one kills
+    the worker. SIGHUP never kills: when a terminal closes, it comes on top of an earlier signal.
 
     Attributes:
         exit_code: None until a signal came; then 130 for SIGINT, else 143.
@@ -29,7 +31,7 @@ class Signals:
         try:
             for number in self.HANDLED:
                 self._previous[number] = signal.signal(number, self._handle)
-        except ValueError:  # not the main thread: whoever runs us there handles its signals
+        except ValueError:  # not the main thread, where only the caller can handle signals
             pass
         return self
 
@@ -37,19 +39,23 @@ class Signals:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
-    def watch(self, worker: WorkerProcess | None) -> None:
-        """Pass wishes on to this worker from now on, also one that came while there was none."""
+    @property
+    def received(self) -> bool:
+        return self.exit_code is not None
+
+    def forward_to(self, worker: WorkerProcess | None) -> None:
+        """Send requests to this worker from now on, also one that came before it was started."""
         self._worker = worker
-        if worker is not None and self.exit_code is not None:
-            worker.tell("stop")
+        if worker is not None and self.received:
+            worker.send(Command.STOP)
 
     def _handle(self, number: int, _: object) -> None:
-        insisting = self.exit_code is not None and number != signal.SIGHUP
+        kills = self.received and number != signal.SIGHUP
         self.exit_code = self.exit_code or (130 if number == signal.SIGINT else 143)
         if self._worker is not None:
-            if insisting:
+            if kills:
                 self._worker.kill()
             else:
-                self._worker.tell("stop")
-        elif insisting:
+                self._worker.send(Command.STOP)
+        elif kills:
             os._exit(self.exit_code)  # every row is on file already

@@ -1,4 +1,7 @@
-"""The worker process from outside: started, heard, told, and ended; its death is data."""
+"""The worker process as its supervisor sees it: started, read from, sent commands, ended.
+
+Its death is a value (:class:`WorkerExit`), not an exception.
+"""
 
 from __future__ import annotations
 
@@ -20,55 +23,50 @@ from lab.config.schema import to_dict
 from lab.config.units import GB
 from lab.machine import process
 from lab.machine.interpreter import environment_with_lab
-from lab.protocol import Outcome
+from lab.protocol import Command, Outcome
 
-STOP_GRACE_S = 5.0
-
-SILENCE_S = 0.25  # between two looks at a worker that says nothing
-
-OUTCOMES = set(Outcome) - {Outcome.FAILED}  # any other exit code is a death
-
+EXIT_GRACE_S = 5.0  # for the process to end once its standard input is closed
+POLL_S = 0.25  # between two looks at a worker that sends nothing
 SECRETS = ("WANDB_API_KEY",)  # the worker never talks to W&B
 
 Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Exit:
+class WorkerExit:
     """How a worker process ended.
 
     Attributes:
-        outcome: ``finished reload stopped nonfinite unsaved bad_config``, or ``died``.
-        cause: in words, for a death: the signal, the exit code, or that nothing was heard.
+        outcome: its exit code; ``FAILED`` for every kind of death.
+        cause: of a death, in words: the signal, the exit code, or that it sent nothing; else empty.
     """
 
-    outcome: str
-    cause: str
+    outcome: Outcome
+    cause: str = ""
 
 
 class WorkerProcess:
-    """One worker: a fresh interpreter with a pipe for records and a standard input for words.
+    """One worker: a fresh interpreter, a pipe for its records, its standard input for commands.
 
-    It waits for the word ``go`` before it takes the memory to train with, so one can be started
-    while another still runs.
+    It waits for ``go`` before it takes the memory to train with, so one can be started while
+    another still runs.
+
+    Arguments:
+        checkpoints: the run's folder of checkpoints.
+        generation: worker processes of this run before this one.
+        started: the run's start, by ``time.monotonic``.
     """
 
     def __init__(
-        self,
-        config: Config,
-        checkpoints: Path,
-        *,
-        cache: Path,
-        generation: int,
-        started: float,
+        self, config: Config, checkpoints: Path, *, generation: int, started: float
     ) -> None:
-        self._cause: str | None = None
+        self._kill_cause: str | None = None
         self._records, write_end = os.pipe()
         command = [
             *(sys.executable, "-m", "lab.train.worker"),
             *("--checkpoints", str(checkpoints)),
             *("--records", str(write_end)),
-            *("--cache", str(cache)),
+            *("--cache", str(cache_folder())),
             *("--generation", str(generation)),
             *("--started", repr(started)),
         ]
@@ -76,85 +74,92 @@ class WorkerProcess:
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
-                bufsize=0,  # a signal's handler may speak in the middle of another word
+                bufsize=0,  # a signal handler may write in the middle of another write
                 pass_fds=[write_end],
                 env=_environment(config),
-                start_new_session=True,  # Ctrl-C reaches the supervisor, which asks nicely
+                start_new_session=True,  # Ctrl-C reaches only the supervisor, which sends `stop`
             )
         finally:
             os.close(write_end)
-        self._say(json.dumps(to_dict(config)))
+        self._write_line(json.dumps(to_dict(config)))
 
     @property
     def pid(self) -> int:
         return self._process.pid
 
-    def records(self, timeout_s: float) -> Iterator[Record]:
-        """Everything that the worker sends until it closes its pipe.
+    def records(self, timeout_s: float) -> Iterator[Record | None]:
+        """Every record that the worker sends until it closes its pipe.
 
-        While it sends nothing, a record of kind ``silence`` comes every ``SILENCE_S`` seconds. A
-        worker that sends nothing for ``timeout_s`` seconds is killed, which ends the iteration.
+        While it sends nothing, None comes every ``POLL_S`` seconds. A worker that sends nothing
+        for ``timeout_s`` seconds is killed, which ends the iteration.
         """
-        pending, heard = b"", time.monotonic()
+        pending, last_heard = b"", time.monotonic()
         with selectors.DefaultSelector() as selector:
             selector.register(self._records, selectors.EVENT_READ)
             while True:
-                if not selector.select(min(SILENCE_S, timeout_s)):
-                    if time.monotonic() - heard >= timeout_s:
+                if not selector.select(min(POLL_S, timeout_s)):
+                    if time.monotonic() - last_heard >= timeout_s:
                         self.kill(f"nothing was heard of it for {timeout_s:g} s")
-                    yield {"kind": "silence"}
+                    yield None
                     continue
-                chunk, heard = os.read(self._records, 1 << 16), time.monotonic()
+                chunk, last_heard = os.read(self._records, 1 << 16), time.monotonic()
                 if not chunk:
-                    return  # what a death cut off in the middle of a line was never sent
+                    return  # a last line that a death cut in half is dropped
                 *lines, pending = (pending + chunk).split(b"\n")
                 yield from map(json.loads, lines)
 
     def memory_gb(self) -> float | None:
-        """What it takes now, seen from outside, in GB; None if it is gone."""
+        """Its memory at this moment, read from outside, in GB; None if it is gone."""
         try:
             return process.process_bytes_of(self.pid) / GB
         except ProcessLookupError:
             return None
 
-    def tell(self, *words: object) -> None:
-        """Send one line to the worker; it may be dead already, which :meth:`close` will tell."""
-        self._say(" ".join(map(str, words)))
+    def send(self, command: Command, *step: int) -> None:
+        """Send one command; if the worker is dead already, :meth:`close` returns how it died."""
+        self._write_line(" ".join(map(str, (command, *step))))
 
-    def _say(self, line: str) -> None:
+    def _write_line(self, line: str) -> None:
         assert self._process.stdin is not None
         with suppress(BrokenPipeError, ValueError):
             self._process.stdin.write(line.encode() + b"\n")
 
     def kill(self, cause: str | None = None) -> None:
         """End it and everything it started, at once; ``cause`` says why."""
-        self._cause = self._cause or cause
+        self._kill_cause = self._kill_cause or cause
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
 
-    def close(self) -> Exit:
-        """Wait for its end, with force if it does not come, and say how it ended."""
+    def close(self) -> WorkerExit:
+        """Wait for its end, for ``EXIT_GRACE_S`` seconds at most, and return how it ended."""
         assert self._process.stdin is not None
         with suppress(BrokenPipeError):
             self._process.stdin.close()
         try:
-            self._process.wait(STOP_GRACE_S)
+            self._process.wait(EXIT_GRACE_S)
         except subprocess.TimeoutExpired:
-            self.kill(f"did not end within {STOP_GRACE_S:g} s")
+            self.kill(f"did not end within {EXIT_GRACE_S:g} s")
             self._process.wait()
         os.close(self._records)
         return self._exit()
 
-    def _exit(self) -> Exit:
-        code = self._process.returncode
-        if code in OUTCOMES and self._cause is None:
-            return Exit(Outcome(code).name.lower(), "")
+    def _exit(self) -> WorkerExit:
+        code, why = self._process.returncode, self._kill_cause
+        if why is None and code in set(Outcome) - {Outcome.FAILED}:
+            return WorkerExit(Outcome(code))
         cause = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        return Exit("died", f"{self._cause} ({cause})" if self._cause else cause)
+        return WorkerExit(Outcome.FAILED, f"{why} ({cause})" if why else cause)
+
+
+def cache_folder() -> Path:
+    """Where the data index is kept between runs: the user's cache, or ``LAB_CACHE_DIR``."""
+    given = os.environ.get("LAB_CACHE_DIR")
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(given) if given else Path(base) / "mlx-memory-lab"
 
 
 def _environment(config: Config) -> dict[str, str]:
-    """The worker's environment: what makes its backend repeatable, and no secret of W&B's."""
+    """The worker's environment variables: what makes its backend deterministic, and no secret."""
     environment = {k: v for k, v in environment_with_lab().items() if k not in SECRETS}
     environment["PYTHONUNBUFFERED"] = "1"
     for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):

@@ -9,9 +9,10 @@ import mlx.core as mx
 
 from lab.config.units import GB
 from lab.data.batches import Batch
-from lab.protocol import Channel, Outcome
+from lab.protocol import Outcome, RecordKind
 from lab.records.slope import median
 from lab.train import adapters, memory, optimizers, reload_policy
+from lab.train.channel import Channel
 from lab.train.reporter import Reporter
 from lab.train.session import PendingReload, Session, Shared
 
@@ -77,7 +78,8 @@ class Loop:
             reason, method = "budget", "process"
         if reason is not None:
             if method == "process":
-                self._channel.send("leaving")  # the next worker can start while this one saves
+                # The next worker can start while this one saves.
+                self._channel.send(RecordKind.LEAVING)
             progress.reloads += 1
             progress.pending = PendingReload(
                 step=step,

@@ -26,9 +26,10 @@ import mlx.core as mx
 
 from lab.config.keys import Config
 from lab.data.dataset import Samples
-from lab.protocol import Channel, Outcome
+from lab.protocol import Outcome, RecordKind
 from lab.records.slope import SlopeWindow
 from lab.train import adapters, memory, reload_policy
+from lab.train.channel import Channel
 from lab.train.reload_policy import PolicyState
 from lab.train.reporter import Reporter
 from lab.train.session import Progress, Shared, build, snapshot_of, trained_weights
@@ -67,7 +68,7 @@ class Baseline:
 
         if go_on_from:
             text = f"{NO_STATE}: it begins again at step 1; the {go_on_from} rows stay"
-            channel.send("warning", text=text)
+            channel.send(RecordKind.WARNING, text=text)
         np.random.seed(shared.config.seed)  # mlx-lm draws the order of batches from it
         self._model, self._optimizer = build(shared)
         self._config, self._data = shared.config, shared.data

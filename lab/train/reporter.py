@@ -10,9 +10,10 @@ from typing import Any
 
 from lab.config.keys import Config
 from lab.config.units import MB
-from lab.protocol import Channel
+from lab.protocol import RecordKind
 from lab.records.slope import SlopeWindow
 from lab.train import checkpoint, memory, reload_policy
+from lab.train.channel import Channel
 from lab.train.checkpoint import Snapshot
 
 
@@ -55,7 +56,7 @@ class Reporter:
         reading = memory.read()
         slope = window.add(reading.metric(self._config.reload.metric))
         self._channel.hold(
-            "row",
+            RecordKind.ROW,
             **row,
             **reading.row(),
             **{
@@ -120,14 +121,14 @@ class Reporter:
 
     def save_failed(self, step: int, error: Exception) -> None:
         self._channel.event("checkpoint", step, error=str(error))
-        self._channel.send("warning", text=f"checkpoint of step {step} failed: {error}")
+        self._channel.send(RecordKind.WARNING, text=f"checkpoint of step {step} failed: {error}")
 
     def say_once(self, text: str) -> None:
         """Warn, of each subject (the first word) once."""
         subject = text.partition(" ")[0]
         if subject not in self._said:
             self._said.add(subject)
-            self._channel.send("warning", text=text)
+            self._channel.send(RecordKind.WARNING, text=text)
 
     def crash_on_purpose(self, step: int) -> None:
         crash = self._config.fault.crash

@@ -26,8 +26,9 @@ from lab.config.keys import Config  # noqa: E402
 from lab.config.schema import ConfigError, from_dict  # noqa: E402
 from lab.data.dataset import open_data  # noqa: E402
 from lab.data.tokenizer import load_tokenizer  # noqa: E402
-from lab.protocol import Channel, Outcome  # noqa: E402
+from lab.protocol import Outcome, RecordKind  # noqa: E402
 from lab.train import checkpoint, memory, mlx_lm_trainer, model_files  # noqa: E402
+from lab.train.channel import Channel  # noqa: E402
 from lab.train.loop import Loop  # noqa: E402
 from lab.train.reporter import Reporter  # noqa: E402
 from lab.train.session import Progress, Session, Shared  # noqa: E402
@@ -41,13 +42,18 @@ def main() -> int:
     try:
         outcome = _work(config, arguments, channel)
     except ConfigError as error:
-        channel.send("bad_config", key=error.key, value=str(error.value), allowed=error.allowed)
+        channel.send(
+            RecordKind.BAD_CONFIG,
+            key=error.key,
+            value=str(error.value),
+            allowed=error.allowed,
+        )
         outcome = Outcome.BAD_CONFIG
     except BrokenPipeError:
         outcome = Outcome.STOPPED
     except Exception as error:  # noqa: BLE001 - whatever it is, the supervisor must hear of it
         text = " ".join(f"{type(error).__name__}: {error}".split())
-        channel.send("error", text=text, trace=traceback.format_exc())
+        channel.send(RecordKind.ERROR, text=text, trace=traceback.format_exc())
         outcome = Outcome.FAILED
     memory.release_wired()
     if outcome is Outcome.RELOAD:
@@ -67,7 +73,7 @@ def _arguments() -> argparse.Namespace:
 
 def _work(config: Config, arguments: argparse.Namespace, channel: Channel) -> Outcome:
     if BLAS is None and sys.platform == "linux" and mx.default_device().type == mx.cpu:
-        channel.send("warning", text=BLAS_HINT)
+        channel.send(RecordKind.WARNING, text=BLAS_HINT)
     if config.trainer == "mlx_lm":
         mlx_lm_trainer.import_mlx_lm()
     else:
@@ -87,7 +93,7 @@ def _work(config: Config, arguments: argparse.Namespace, channel: Channel) -> Ou
     parameters = sum(array.size for array in trainer.weights().values())
     step = trainer.progress.step
     channel.send(
-        "ready",
+        RecordKind.READY,
         pid=os.getpid(),
         environment=_environment(config, shared, fingerprint),
         notes=[*shared.data.notes, f"{parameters:,} trained parameters"],
@@ -98,7 +104,7 @@ def _work(config: Config, arguments: argparse.Namespace, channel: Channel) -> Ou
     outcome = trainer.run()
     if outcome in (Outcome.FINISHED, Outcome.STOPPED):
         channel.send(
-            "ended",
+            RecordKind.ENDED,
             weights_sha256=checkpoint.weights_sha256(trainer.weights()),
             truncated=trainer.progress.truncated,
             empty=trainer.progress.empty,
@@ -161,7 +167,7 @@ def _open_session(
         try:
             return Session(shared, checkpoints / f"step_{step}")
         except checkpoint.CheckpointError as error:
-            channel.send("warning", text=f"checkpoint skipped: {error}")
+            channel.send(RecordKind.WARNING, text=f"checkpoint skipped: {error}")
     return Session(shared)
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from lab.config.keys import Config
+from lab.protocol import Command
 from lab.supervise import experiment
-from lab.supervise.run_supervisor import Sitting
+from lab.supervise.run_supervisor import RunSupervisor
 from lab.supervise.worker_process import WorkerProcess
 from tests.runs import QUICK, Run, start
 
@@ -135,7 +136,7 @@ def test_a_crash_at_one_step_ends_the_run_after_its_restarts(tmp_path: Path) -> 
 
 HARMS = {
     "killed by SIGKILL": lambda worker: os.kill(worker.pid, signal.SIGKILL),
-    "it stopped without being asked": lambda worker: worker.tell("stop"),
+    "it stopped without being asked": lambda worker: worker.send(Command.STOP),
 }
 
 
@@ -147,14 +148,14 @@ def test_a_lost_worker_is_replaced_and_the_run_ends_the_same(
     unharmed = start(tmp_path / "unharmed", *steps)
     harmed = []
 
-    class Harmed(Sitting):
-        def _take(self, record: dict, worker: WorkerProcess) -> None:
+    class Harmed(RunSupervisor):
+        def _handle(self, record: dict, worker: WorkerProcess) -> None:
             if not harmed and record.get("step") == 5 and record["kind"] == "row":
                 harmed.append(worker.pid)
                 HARMS[cause](worker)
-            super()._take(record, worker)
+            super()._handle(record, worker)
 
-    monkeypatch.setattr(experiment, "Sitting", Harmed)
+    monkeypatch.setattr(experiment, "RunSupervisor", Harmed)
     run = start(tmp_path / "run", *steps)
     [died] = run.events("worker_died")
     assert died["cause"] == cause

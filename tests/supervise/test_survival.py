@@ -19,7 +19,7 @@ from lab.config.schema import ConfigError
 from lab.records.files import RunBusy, RunFiles
 from lab.supervise import experiment
 from lab.supervise.experiment import Result
-from lab.supervise.run_supervisor import Sitting
+from lab.supervise.run_supervisor import RunSupervisor
 from lab.supervise.worker_process import WorkerProcess
 from tests.runs import QUICK, Run, assert_ended_as, start, started
 
@@ -112,16 +112,16 @@ def test_damage_to_the_newest_never_leaves_a_run_going_in_circles(tmp_path: Path
     )  # fmt: skip
     harmed = []
 
-    class Harmed(Sitting):
-        def _take(self, record: dict, worker: WorkerProcess) -> None:
-            super()._take(record, worker)
-            if not harmed and self._files.last_step == 14:
+    class Harmed(RunSupervisor):
+        def _handle(self, record: dict, worker: WorkerProcess) -> None:
+            super()._handle(record, worker)
+            if not harmed and self._recorder.last_step == 14:
                 worker.kill()
                 harmed.append(flip(newest(run) / "adapters.safetensors"))
 
     run = Run(tmp_path / "run", Result(0))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(experiment, "Sitting", Harmed)
+        patch.setattr(experiment, "RunSupervisor", Harmed)
         assert start(run.folder, *overrides).result.exit_code == 0
     assert harmed
     assert_ended_as(run, start(tmp_path / "straight", *overrides))
@@ -133,14 +133,14 @@ def test_damage_to_the_newest_never_leaves_a_run_going_in_circles(tmp_path: Path
 def test_a_worker_that_hangs_is_replaced(tmp_path: Path, straight: Run) -> None:
     stopped = []
 
-    class Harmed(Sitting):
-        def _take(self, record: dict, worker: WorkerProcess) -> None:
+    class Harmed(RunSupervisor):
+        def _handle(self, record: dict, worker: WorkerProcess) -> None:
             if not stopped and record.get("step") == 9 and record["kind"] == "row":
                 stopped.append(os.kill(worker.pid, signal.SIGSTOP))
-            super()._take(record, worker)
+            super()._handle(record, worker)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(experiment, "Sitting", Harmed)
+        patch.setattr(experiment, "RunSupervisor", Harmed)
         run = start(tmp_path / "run", *STEPS, "worker.timeout_s=6")
     [died] = run.events("worker_died")
     assert "nothing was heard of it for 6 s" in died["cause"]
@@ -166,15 +166,17 @@ def test_a_breach_is_answered_by_another_process(tmp_path: Path, straight: Run) 
     """As if the worker had grown: seen from outside it is above the budget once."""
     grown = []
 
-    class Grown(Sitting):
-        def _watch(self, worker: WorkerProcess, memory_gb: float | None, **when: bool) -> None:
-            if not grown and self._files.last_step == 6:
+    class Grown(RunSupervisor):
+        def _keep_budget(
+            self, worker: WorkerProcess, memory_gb: float | None, **when: bool
+        ) -> None:
+            if not grown and self._recorder.last_step == 6:
                 grown.append(memory_gb)
                 memory_gb = self._config.memory.budget_gb * 1.1
-            super()._watch(worker, memory_gb, **when)
+            super()._keep_budget(worker, memory_gb, **when)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(experiment, "Sitting", Grown)
+        patch.setattr(experiment, "RunSupervisor", Grown)
         run = start(tmp_path / "run", *STEPS)
     assert run.result.exit_code == 0
     [breach], [reload] = run.events("budget_exceeded"), run.events("reload")
@@ -314,15 +316,15 @@ def test_rows_that_find_no_room_stop_the_run_and_it_is_resumed(
 ) -> None:
     fillers = []
 
-    class Filled(Sitting):
-        def _take(self, record: dict, worker: WorkerProcess) -> None:
-            super()._take(record, worker)
-            if not fillers and self._files.last_step == 10:
+    class Filled(RunSupervisor):
+        def _handle(self, record: dict, worker: WorkerProcess) -> None:
+            super()._handle(record, worker)
+            if not fillers and self._recorder.last_step == 10:
                 fillers.append(fill(small_disk, 0))
 
     run = Run(small_disk / "run", Result(1))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(experiment, "Sitting", Filled)
+        patch.setattr(experiment, "RunSupervisor", Filled)
         assert start(run.folder, *STEPS).result.exit_code == 1
     assert "No space left on device: the run stops rather than lose rows" in caplog.text
     assert run.column("step") == list(range(1, len(run.rows) + 1))

@@ -15,7 +15,7 @@ import pytest
 from lab.records.rows import METRIC_KEYS
 from lab.supervise import experiment
 from lab.supervise.experiment import Result
-from lab.supervise.run_supervisor import Sitting
+from lab.supervise.run_supervisor import RunSupervisor
 from lab.supervise.worker_process import WorkerProcess
 from tests.runs import QUICK, Run, start, started
 
@@ -130,13 +130,13 @@ def test_a_killed_worker_is_replaced_and_replays_the_same(
 ) -> None:
     harmed = []
 
-    class Harmed(Sitting):
-        def _take(self, record: dict, worker: WorkerProcess) -> None:
+    class Harmed(RunSupervisor):
+        def _handle(self, record: dict, worker: WorkerProcess) -> None:
             if not harmed and record.get("step") == 12 and record["kind"] == "row":
                 harmed.append(os.kill(worker.pid, signal.SIGKILL))
-            super()._take(record, worker)
+            super()._handle(record, worker)
 
-    monkeypatch.setattr(experiment, "Sitting", Harmed)
+    monkeypatch.setattr(experiment, "RunSupervisor", Harmed)
     run = start(tmp_path / "run", *WHOLE)
     assert len(run.events("worker_died")) == 1
     assert [e["step"] for e in run.events("worker_started")] == [0, 0]

@@ -1,4 +1,4 @@
-"""Two processes in turns, a second each, so that whatever else the machine does hits both alike."""
+"""Interleave processes, a second each, so that other load on the machine hits all sides alike."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from pathlib import Path
 
 import psutil
 
-TURN_S = 1.0
+SLICE_S = 1.0
 
 
 @dataclass
-class Started:
-    """A process that was started, and when it was let run.
+class StartedProcess:
+    """A child process and the spans of time in which it was running.
 
     Attributes:
-        folder: the one that it runs in.
-        began: seconds since the epoch.
-        spans: its turns, from and to, in the same unit; empty if it was never held.
+        folder: its working folder.
+        began: its start in seconds since the epoch.
+        spans: start and end of each time slice, in the same unit; empty if it was never stopped.
     """
 
     process: subprocess.Popen[bytes]
@@ -32,7 +32,7 @@ class Started:
     spans: list[tuple[float, float]] = field(default_factory=list)
 
     def intervals(self, times: Sequence[float]) -> list[float]:
-        """Seconds from each time to the next, less those in which the process was held."""
+        """Seconds from each time to the next, without those in which the process was stopped."""
         return [self._running(start, end) for start, end in pairwise(times)]
 
     def _running(self, start: float, end: float) -> float:
@@ -42,34 +42,34 @@ class Started:
         return sum(overlap for overlap in overlaps if overlap > 0)
 
 
-def take_turns(*sides: Started) -> None:
-    """Let each run for a second while the others are held, until all have ended."""
+def interleave(*sides: StartedProcess) -> None:
+    """Let each run for ``SLICE_S`` while the others are stopped, until all have ended."""
     try:
         for side in sides:
             _signal_tree(side, signal.SIGSTOP)
             side.spans.append((side.began, time.time()))
         while waiting := [side for side in sides if side.process.poll() is None]:
             for side in waiting:
-                _take_turn(side)
-    except BaseException:  # a process that is held would stay for ever
+                _run_slice(side)
+    except BaseException:  # a stopped process would stay for ever
         for side in sides:
             _signal_tree(side, signal.SIGKILL)
         raise
 
 
-def _take_turn(side: Started) -> None:
+def _run_slice(side: StartedProcess) -> None:
     since = time.time()
     _signal_tree(side, signal.SIGCONT)
     with suppress(subprocess.TimeoutExpired):
-        side.process.wait(TURN_S)
+        side.process.wait(SLICE_S)
     _signal_tree(side, signal.SIGSTOP)
     side.spans.append((since, time.time()))
 
 
-def _signal_tree(side: Started, number: signal.Signals) -> None:
-    """Send a signal to a process and all below it, which may be in sessions of their own."""
+def _signal_tree(side: StartedProcess, number: signal.Signals) -> None:
+    """Send a signal to a process and its descendants, which may be in sessions of their own."""
     if side.process.poll() is not None:
-        return  # its number may be another's by now
+        return  # its pid may be another process's by now
     with suppress(psutil.NoSuchProcess):
         root = psutil.Process(side.process.pid)
         for process in (root, *root.children(recursive=True)):

@@ -1,4 +1,4 @@
-"""A scratch folder in which runs are started as a user starts them, and read back."""
+"""A scratch folder: start runs in it as a user would, and read their files."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from benchmarks.turns import Started
+from benchmarks.interleave import StartedProcess
 
 ROOT = Path(__file__).resolve().parents[1]
 SMOLLM2 = ROOT / "models" / "smollm2-135m"
-RUNS = "outputs/runs"  # where Hydra makes them: hydra.run.dir would make it compose twice
+RUNS = "outputs/runs"  # Hydra's default; setting hydra.run.dir would make Hydra compose twice
 OUT, ERR = "stdout.txt", "stderr.txt"
-TAIL = 2000  # characters of a failed command's output that are shown
+TAIL = 2000  # characters of a failed command's output to show
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line asks of a benchmark; None: as the benchmark thinks best."""
+    """Command-line options for a benchmark; None is the benchmark's own default."""
 
     rounds: int | None = None
     steps: int | None = None
@@ -39,7 +39,7 @@ class Run:
         seconds: from the start of its command to its end.
     """
 
-    started: Started
+    started: StartedProcess
     seconds: float
 
     @cached_property
@@ -57,22 +57,22 @@ class Run:
         return [row[key] for row in self.rows]
 
     def epoch(self, seconds: float) -> float:
-        """A ``time`` of its rows or events in seconds since the epoch.
+        """A ``time`` of a row or an event as seconds since the epoch.
 
-        They count from the run's start, which is when config.yaml is written, to a few ms.
+        Such times count from the run's start, which is within a few ms of config.yaml's mtime.
         """
         return (self.folder / "config.yaml").stat().st_mtime + seconds
 
     def cycles(self) -> list[float]:
-        """Seconds from each row to the next: a step and all that the lab does around it."""
+        """Seconds from each row to the next: a step and everything that the lab does around it."""
         return self.started.intervals([self.epoch(time) for time in self.column("time")])
 
 
-class Place:
+class Workspace:
     """Starts processes, each in a folder of its own, with the environment of a user.
 
-    Bytecode is cached, as a user has it, in the place; W&B's settings of whoever runs this do not
-    reach it. Each run has its own ``outputs``, so that nothing is left in the project's.
+    Bytecode is cached in the workspace, as a user would have it; the caller's ``WANDB_*`` variables
+    are removed. Each run has its own ``outputs``, so that nothing is left in the project's.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -85,27 +85,27 @@ class Place:
         } | {"PYTHONPYCACHEPREFIX": str(folder / "pycache"), "PYTHONPATH": str(ROOT)}
 
     def train(self, *overrides: str) -> Run:
-        """``python train.py`` with these overrides, to its end."""
+        """Run ``python train.py`` with these overrides to its end."""
         return self.run_of(self.start_train(*overrides))
 
     def child(self, module: str, *arguments: object) -> Any:
-        """``python -m benchmarks.MODULE`` with these arguments; its last line, read as JSON."""
+        """Run ``python -m benchmarks.MODULE``; the last line of its output, parsed as JSON."""
         return self.answer_of(self.start_child(module, *arguments))
 
-    def start_train(self, *overrides: str) -> Started:
+    def start_train(self, *overrides: str) -> StartedProcess:
         return self._start(str(ROOT / "train.py"), *overrides)
 
-    def start_child(self, module: str, *arguments: object) -> Started:
+    def start_child(self, module: str, *arguments: object) -> StartedProcess:
         return self._start("-m", f"benchmarks.{module}", *map(str, arguments))
 
-    def run_of(self, started: Started) -> Run:
+    def run_of(self, started: StartedProcess) -> Run:
         _wait(started)
         return Run(started, time.time() - started.began)
 
-    def answer_of(self, started: Started) -> Any:
+    def answer_of(self, started: StartedProcess) -> Any:
         return json.loads(_wait(started).splitlines()[-1])
 
-    def _start(self, *arguments: str) -> Started:
+    def _start(self, *arguments: str) -> StartedProcess:
         folder = self.folder / f"process_{next(self._numbers)}"
         folder.mkdir()
         with (folder / OUT).open("wb") as out, (folder / ERR).open("wb") as err:
@@ -118,10 +118,10 @@ class Place:
                 stdout=out,
                 stderr=err,
             )
-        return Started(process, folder, began)
+        return StartedProcess(process, folder, began)
 
 
-def _wait(started: Started) -> str:
+def _wait(started: StartedProcess) -> str:
     code = started.process.wait()
     out, err = ((started.folder / name).read_text() for name in (OUT, ERR))
     if code:
@@ -132,7 +132,7 @@ def _wait(started: Started) -> str:
 def smollm2(*, layers: int = 8, length: int = 512) -> list[str]:
     """Overrides for LoRA of rank 8 on the last layers of SmolLM2-135M, one batch of 2 a step.
 
-    Makes the model where it is not there yet.
+    Makes the model if it does not exist.
     """
     if not (SMOLLM2 / "config.json").is_file():
         say(f"making {SMOLLM2.relative_to(ROOT)}")
@@ -145,7 +145,7 @@ def smollm2(*, layers: int = 8, length: int = 512) -> list[str]:
 
 
 def undisturbed(steps: int) -> list[str]:
-    """Overrides for so many steps and nothing else: no validation, no reload, one checkpoint."""
+    """Overrides for a run of steps only: no validation, no reload, one checkpoint at the end."""
     return [
         *(f"train.steps={steps}", "train.val_interval_steps=0"),
         *("reload=none", "checkpoint.interval_steps=0"),
@@ -158,7 +158,7 @@ def ratios(above: Sequence[float], below: Sequence[float]) -> list[float]:
 
 
 def say(text: str) -> None:
-    """Tell who is waiting what is going on."""
+    """Print a line of progress to standard error."""
     print(f"... {text}", file=sys.stderr, flush=True)
 
 

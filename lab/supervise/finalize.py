@@ -1,0 +1,125 @@
+"""Finalize a run: summary, trackers closed, last lines on the console, ``memory.png``."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lab.config.keys import Config
+from lab.config.units import GB
+from lab.machine.interpreter import environment_with_lab
+from lab.records.summary import SUMMARY_VERSION, summarise
+from lab.supervise.recorder import RunRecorder
+from lab.tracking.folders import outputs_of, wandb_folder
+
+log = logging.getLogger("lab")
+
+REBUILD_SECONDS = 60.0
+
+
+def finalize(
+    config: Config,
+    run_dir: Path,
+    recorder: RunRecorder,
+    *,
+    exit_code: int,
+    state: str,
+    environment: Mapping[str, Any],
+    ended: Mapping[str, Any],
+    error: str,
+) -> None:
+    """Write ``run_finished``, the summary, W&B's end and ``memory.png``, and print how it went.
+
+    Arguments:
+        environment: the first worker's, empty if none was ready.
+        ended: the worker's record of kind ``ended``, empty where there is none.
+        error: what went wrong, in one line, or empty.
+
+    Raises:
+        MetricsLost: a file of the run cannot be written.
+    """
+    recorder.event("run_finished", recorder.last_step, state=state)
+    summary = {
+        "version": SUMMARY_VERSION,
+        "state": state,
+        **summarise(run_dir),
+        "weights_sha256": ended.get("weights_sha256"),
+        "environment": {**environment, **_supervisor_environment()},
+    }
+    problems = recorder.close_trackers(summary, exit_code)
+    # The summary comes last: a run cut off before it is resumed, and its W&B run with it.
+    recorder.files.write_summary(summary)
+    recorder.files.close()
+    if problems and config.tracker.mode == "offline":
+        problems += [_rebuild_wandb(run_dir)]
+    for line in (*_data_notes(config, ended), *problems):
+        log.warning("%s", line)
+    _print_summary(config, run_dir, summary, error)
+    if recorder.last_step:
+        _draw_memory(run_dir)
+
+
+def _rebuild_wandb(run_dir: Path) -> str:
+    """Write the offline W&B run again from the files, in a process where W&B has not failed."""
+    command = [sys.executable, "-m", "lab.cli", "sync", "--offline", str(run_dir)]
+    try:
+        subprocess.run(
+            command,
+            check=True,
+            capture_output=True,
+            timeout=REBUILD_SECONDS,
+            env=environment_with_lab(),
+        )
+    except (OSError, subprocess.SubprocessError):
+        return f"its offline run is not whole; later: lab sync {run_dir}"
+    return "its offline run was made again from the files, and is whole"
+
+
+def _data_notes(config: Config, ended: Mapping[str, Any]) -> list[str]:
+    """How many samples were cut or empty, one line each."""
+    length = config.train.max_seq_length
+    says = {
+        "truncated": f"samples were longer than train.max_seq_length={length} and were cut",
+        "empty": "samples had no completion token left and taught nothing",
+    }
+    return [f"{ended[key]} {text}" for key, text in says.items() if ended.get(key)]
+
+
+def _print_summary(config: Config, run_dir: Path, summary: Mapping[str, Any], error: str) -> None:
+    from lab.tracking.closing import format_summary
+
+    wandb_dir = wandb_folder(config, outputs_of(run_dir))
+    log.info("%s", format_summary(summary, run_dir, wandb_dir=wandb_dir, error=error))
+
+
+def _draw_memory(run_dir: Path) -> None:
+    from lab.plots.memory_plot import plot_run
+
+    try:
+        plot_run(run_dir)
+    except OSError as error:
+        log.warning("memory.png was not drawn: %s", error)
+
+
+def _supervisor_environment() -> dict[str, object]:
+    """What the worker cannot know: Hydra's version, the machine's memory in GB, the git commit."""
+    from importlib.metadata import version
+
+    from lab.machine.probe import probe_machine
+
+    git = subprocess.run(
+        ["git", "rev-parse", "HEAD"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return {
+        "hydra": version("hydra-core"),
+        "machine_memory_gb": probe_machine().memory_bytes / GB,
+        "git_commit": git.stdout.strip() or None,
+    }
