@@ -22,10 +22,10 @@ class Stateful(Protocol):
     """A part of a training state."""
 
     def state_dict(self) -> Any:
-        """The state as of now, arrays by name or a JSON value; later steps do not change it."""
+        """The current state, arrays by name or a JSON value; later steps do not change it."""
 
     def load_state_dict(self, state: Any) -> None:
-        """Go on from a state that has the keys, shapes and types of :meth:`state_dict`.
+        """Replace the state by one that has the keys, shapes and types of :meth:`state_dict`.
 
         Raises:
             ValueError: a value is out of its range; nothing of this part was changed.

@@ -56,7 +56,7 @@ class PredictedLosses:
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
-        self._instead: Callable[[Callable], object] | None = None
+        self._backbone_override: Callable[[Callable], object] | None = None
         trained = tree_flatten(model.trainable_parameters(), destination={})
         self._head_is_frozen = all("layers." in name for name in trained)
         layers = model.layers
@@ -96,18 +96,19 @@ class PredictedLosses:
             head, kept[0], targets, vocabulary=logits.shape[-1], needs_gradient=needs_gradient
         )
 
-    def _logits(self, inputs: mx.array, instead: Callable[[Callable], object]) -> mx.array:
-        """The model's logits (rows, V), its backbone's call overridden by ``instead``."""
-        self._instead = instead
+    def _logits(self, inputs: mx.array, override: Callable[[Callable], object]) -> mx.array:
+        """The model's logits (rows, V), its backbone's call replaced by ``override``."""
+        self._backbone_override = override
         try:
             logits = self._model(inputs)
         finally:
-            self._instead = None
+            self._backbone_override = None
         return logits.reshape(-1, logits.shape[-1])
 
     def _run_backbone(self, call: Callable, *args: object, **kwargs: object) -> object:
+        """The backbone's call, or its override with the call as argument."""
         backbone = partial(call, *args, **kwargs)
-        return self._instead(backbone) if self._instead else backbone()
+        return self._backbone_override(backbone) if self._backbone_override else backbone()
 
 
 def checkpoint_layers(model: nn.Module) -> None:
