@@ -74,7 +74,7 @@ def main(arguments: Sequence[str]) -> None:
     from lab.data.tokenizer import load_tokenizer
     from lab.supervise.worker_process import cache_folder
     from lab.train import memory, model_files
-    from lab.train.session import Session, Shared
+    from lab.train.session import Session, TrainingContext
 
     config = Config.load(Path(arguments[0]))
     memory.set_limits(config.memory)
@@ -82,7 +82,7 @@ def main(arguments: Sequence[str]) -> None:
     tokenizer = load_tokenizer(folder)
     data = open_data(config.data, config.train, config.seed, tokenizer, cache_folder())
     marks["data"] = time.time()
-    Session(Shared(config, data, (), folder, tokenizer.vocab_size))
+    Session(TrainingContext(config, data, (), folder, tokenizer.vocab_size))
     marks["model"] = time.time()
     assert worker
     print(

@@ -1,4 +1,4 @@
-"""Runs to compare: their files, written by what writes a run's, without the training."""
+"""Run and sweep folders for comparisons, written by the real writers without any training."""
 
 from __future__ import annotations
 
@@ -23,7 +23,11 @@ def plain_config() -> str:
 
 
 def write_config(folder: Path, changed: Mapping[str, Any]) -> None:
-    """A whole config in which the settings of ``changed``, by dotted key, are others."""
+    """Write a complete ``config.yaml``.
+
+    Arguments:
+        changed: values of settings that differ from the plain config's, by dotted key.
+    """
     values = json.loads(plain_config())
     for key, value in changed.items():
         *groups, name = key.split(".")
@@ -36,9 +40,10 @@ def write_config(folder: Path, changed: Mapping[str, Any]) -> None:
 
 
 def write_rows(folder: Path, steps: int, *, every: int = 0, shift: float = 0.0) -> None:
-    """Rows that leak, and a reload every so many steps.
+    """Write rows whose memory grows from reload to reload.
 
     Arguments:
+        every: steps between reloads; 0 for none.
         shift: added to each loss.
     """
     files = RunFiles(folder)
@@ -66,7 +71,7 @@ def reload_event(step: int, reason: str = "interval") -> dict[str, Any]:
 
 
 def write_run(folder: Path, changed: Mapping[str, Any], *, steps: int = 40, **rows: Any) -> Path:
-    """A run that has completed."""
+    """Write the folder of a completed run."""
     write_config(folder, changed)
     write_rows(folder, steps, **rows)
     summary = {"version": 1, "state": "completed", **summarise(folder)}
@@ -75,7 +80,7 @@ def write_run(folder: Path, changed: Mapping[str, Any], *, steps: int = 40, **ro
 
 
 def write_sweep(folder: Path, intervals: tuple[int, ...] = (0, 5, 10), steps: int = 40) -> Path:
-    """A sweep of reload intervals whose jobs are done."""
+    """Write the folder of a completed sweep over reload intervals."""
     jobs = tuple((f"reload.interval_steps={every}",) for every in intervals)
     index = Index(
         version=VERSION, overrides=(), resumable=False, swept=("reload.interval_steps",),

@@ -1,4 +1,4 @@
-"""Configs composed as on the command line, for machines that are not this one."""
+"""Compose configs as the command line does, for machines other than this one."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ PARSER = OverridesParser.create()
 
 
 @cache
-def of_groups(groups: tuple[str, ...], on: Machine) -> DictConfig:
-    """What Hydra composes of these options; values are set on a copy, as Hydra does, but faster."""
+def compose_groups(groups: tuple[str, ...], on: Machine) -> DictConfig:
+    """Hydra's composition of group options; cached, since it is slow. Callers change a copy."""
     return compose("config", list(groups))
 
 
@@ -54,7 +54,7 @@ def composed(
     groups = tuple(o for o in overrides if (CONF / o.partition("=")[0].lstrip("+~")).is_dir())
     values = [o for o in overrides if o not in groups]
     with patch.object(resolvers, "probe_machine", lambda: on):
-        cfg = copy.deepcopy(of_groups(groups, on))
+        cfg = copy.deepcopy(compose_groups(groups, on))
         ConfigLoaderImpl._apply_overrides_to_config(PARSER.parse_overrides(values), cfg)
         return compose_config(cfg, overrides, machine=on, environ=environ or {})
 
@@ -64,7 +64,7 @@ def config(*overrides: str, on: Machine = BIG) -> Config:
 
 
 def refusal(*overrides: str, on: Machine = BIG) -> str:
-    """The line that a user sees."""
+    """The one line of the error that these overrides cause."""
     with pytest.raises(Exception) as caught:  # noqa: PT011 - Hydra's own kinds among them
         composed(*overrides, on=on)
     code, line = explain(caught.value, overrides)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import uuid
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from lab.config.schema import ConfigError
+from lab.records.digest import sha256_of_file
 from lab.records.rows import read_jsonl
 
 # Fingerprints, and the setting to name if they differ: another one changes the training.
@@ -37,7 +37,7 @@ class Origin:
 
     @classmethod
     def new(cls, config: Path, group: str | None) -> Self:
-        return cls(_run_id(os.environ), group, _digest(config))
+        return cls(_run_id(os.environ), group, sha256_of_file(config))
 
     @classmethod
     def of(cls, run_dir: Path) -> Self:
@@ -53,7 +53,7 @@ class Origin:
         run_id, group, digest = (first.get(k) for k in ("run_id", "group", "config_sha256"))
         if not isinstance(run_id, str) or not re.fullmatch(RUN_ID, run_id):
             raise ConfigError("run", run_dir, "events.jsonl does not begin as a run's does")
-        if not isinstance(digest, str) or digest != _digest(config):
+        if not isinstance(digest, str) or digest != sha256_of_file(config):
             raise ConfigError(
                 "run", config, "was changed since the run began; a changed run is a new run"
             )
@@ -69,10 +69,6 @@ def _run_id(environ: Mapping[str, str]) -> str:
     if environ.get("WANDB_SWEEP_ID") and re.fullmatch(RUN_ID, given):
         return given
     return uuid.uuid4().hex[:12]
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def check_environment(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

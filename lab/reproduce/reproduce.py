@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import logging
 import time
@@ -16,6 +15,7 @@ from lab.config.keys import Config
 from lab.config.schema import ConfigError
 from lab.machine.machine import Machine
 from lab.machine.probe import probe_machine
+from lab.records.digest import sha256_of_file
 from lab.reproduce.compare_records import Records, compare_records
 from lab.reproduce.report import report
 from lab.supervise import experiment
@@ -46,7 +46,7 @@ def reproduce(source: Path) -> int:
     """
     config, then = _load(source), Records.read(source)
     config, notes = fit(config, probe_machine())
-    if then.config_sha256 not in (None, _digest(source)):
+    if then.config_sha256 not in (None, sha256_of_file(source / "config.yaml")):
         notes.append(f"{relative(source)}/config.yaml was changed since its run began")
     folder = free_folder(config.name)
     with _logged_in(folder):
@@ -78,10 +78,6 @@ def _load(source: Path) -> Config:
     if job is not None:
         raise ConfigError("run", source, f"is a sweep; reproduce one of its runs: {job.parent}")
     raise ConfigError("run", source, "is not a run's folder: it holds no config.yaml")
-
-
-def _digest(run_dir: Path) -> str:
-    return hashlib.sha256((run_dir / "config.yaml").read_bytes()).hexdigest()
 
 
 def fit(config: Config, machine: Machine) -> tuple[Config, list[str]]:

@@ -1,4 +1,4 @@
-"""mlx-lm's own LoRA and DoRA layers on a model, and the config that mlx-lm loads them with."""
+"""mlx-lm's LoRA and DoRA layers on a model, and the config that mlx-lm loads them with."""
 
 from __future__ import annotations
 
@@ -30,9 +30,13 @@ def adapter_config(network: nn.Module, adapter: Adapter) -> dict[str, object]:
 
 
 def add_adapter(network: nn.Module, adapter: Adapter) -> None:
-    """Put mlx-lm's own LoRA or DoRA layers on the targets of the last layers.
+    """Replace the targets in the last ``num_layers`` layers by mlx-lm's LoRA or DoRA layers.
 
-    They stay in float32 on a base of less precision, as in mlx-lm: small updates would be lost.
+    Their parameters stay in float32 on a base of lower precision, as in mlx-lm: in bfloat16 small
+    updates would round to nothing.
+
+    Raises:
+        ConfigError: a target that the model does not have or that cannot be adapted.
     """
     layers = layers_of(network)[-(adapter.num_layers or 0) :]
     for target in adapter.targets:

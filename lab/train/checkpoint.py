@@ -1,9 +1,11 @@
-"""A session on disk and back: atomic, checksummed, safetensors and JSON only.
+"""State dicts on disk and back: atomic, checksummed, safetensors and JSON only.
 
-A checkpoint is a folder ``step_<t>`` that holds a ``manifest.json`` and exactly the files that it
-names. The manifest is written last and the folder renamed into place, so a folder without one, or
-under another name, is not a checkpoint. The weights are named and stored as mlx-lm's own adapter,
-so ``mlx_lm.generate --adapter-path`` reads the folder.
+A checkpoint is a folder ``step_<t>`` with a ``manifest.json`` that names every other file. The
+manifest is written last and the folder renamed into place, so a folder without one, or under
+another name, is not a checkpoint. Which parts there are, and what is in them, is the session's
+business: a part of arrays gets a safetensors file of its own, the others share ``state.json``. The
+weights are named and stored as mlx-lm's own adapter, so ``mlx_lm.generate --adapter-path`` reads
+the folder.
 """
 
 from __future__ import annotations
@@ -18,19 +20,23 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from reprlib import repr as shorten
 from typing import Any
 
 import mlx.core as mx
 
-VERSION = 1
-WEIGHTS, OPTIMIZER = "adapters.safetensors", "optimizer.safetensors"
+from lab.records.digest import sha256_of_file
+
+CHECKPOINT_VERSION = 1
 ADAPTER_CONFIG, STATE, MANIFEST = "adapter_config.json", "state.json", "manifest.json"
-FILES = (WEIGHTS, OPTIMIZER, ADAPTER_CONFIG, STATE)
+MODEL, WEIGHTS = "model", "adapters.safetensors"  # the name that mlx-lm loads a model's weights by
+ARRAYS = re.compile(r"[a-z_]+\.safetensors")
 NAME = re.compile(r"step_(\d+)")
 ITEM_BYTES = {"BOOL": 1, "U8": 1, "I8": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2, "U32": 4}
 ITEM_BYTES |= {"I32": 4, "F32": 4, "U64": 8, "I64": 8, "F64": 8, "C64": 8}
 
 Arrays = dict[str, mx.array]
+State = Any  # of one part: arrays by name, or a JSON value
 
 
 class CheckpointError(Exception):
@@ -39,21 +45,24 @@ class CheckpointError(Exception):
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Everything of a session that a step changes.
+    """The training state after a step.
 
     Attributes:
         step: optimizer updates done.
-        weights: the trained parameters by name; the frozen base is not here, it never changes.
-        optimizer: the optimizer's state by path.
-        state: the rest as JSON: RNG, counters, policy state.
+        states: the state dict of each part, by the part's name.
         written_at: when its manifest was written, in seconds since the epoch.
     """
 
     step: int
-    weights: Arrays
-    optimizer: Arrays
-    state: dict[str, Any]
+    states: Mapping[str, State]
     written_at: float = 0.0
+
+
+def file_of(name: str, state: State) -> str:
+    """The file of a checkpoint that a part's state is in."""
+    if not _is_arrays(state):
+        return STATE
+    return WEIGHTS if name == MODEL else f"{name}.safetensors"
 
 
 def save(
@@ -76,12 +85,8 @@ def save(
     temporary = folder / f".step_{snapshot.step}.{os.getpid()}.tmp"
     try:
         temporary.mkdir(parents=True)
-        _save_arrays(temporary / WEIGHTS, snapshot.weights)
-        _save_arrays(temporary / OPTIMIZER, snapshot.optimizer)
-        _save_json(temporary / ADAPTER_CONFIG, adapter_config)
-        _save_json(temporary / STATE, snapshot.state)
-        files = {name: _describe(temporary / name) for name in FILES}
-        manifest = {"version": VERSION, "step": snapshot.step, "written_at": time.time()}
+        files = _save_files(temporary, snapshot.states, adapter_config)
+        manifest = {"version": CHECKPOINT_VERSION, "step": snapshot.step, "written_at": time.time()}
         _save_json(temporary / MANIFEST, {**manifest, "files": files})
         _fsync(temporary)
         before_rename()
@@ -95,6 +100,19 @@ def save(
     return final
 
 
+def _save_files(
+    folder: Path, states: Mapping[str, State], adapter_config: Mapping[str, object]
+) -> dict[str, object]:
+    """Write everything but the manifest; what the manifest says of each file."""
+    arrays = {name: state for name, state in states.items() if _is_arrays(state)}
+    for name, state in arrays.items():
+        _save_arrays(folder / file_of(name, state), state)
+    _save_json(folder / ADAPTER_CONFIG, adapter_config)
+    _save_json(folder / STATE, {n: state for n, state in states.items() if n not in arrays})
+    names = [*(file_of(*part) for part in arrays.items()), ADAPTER_CONFIG, STATE]
+    return {name: _describe(folder / name) for name in names}
+
+
 def load(folder: Path) -> Snapshot:
     """Read a checkpoint, checksums first.
 
@@ -103,25 +121,42 @@ def load(folder: Path) -> Snapshot:
     """
     manifest = _load_json(folder / MANIFEST)
     where = f"{folder.name}/{MANIFEST}"
-    step, written_at, files = (manifest.get(key) for key in ("step", "written_at", "files"))
-    if manifest.get("version") != VERSION:
+    step, written_at = manifest.get("step"), manifest.get("written_at")
+    if manifest.get("version") != CHECKPOINT_VERSION:
         found = manifest.get("version")
-        raise CheckpointError(f"{where}: expected version {VERSION}, found {found}")
+        raise CheckpointError(f"{where}: expected version {CHECKPOINT_VERSION}, found {found}")
     if folder.name != f"step_{step}" or not isinstance(written_at, float):
         raise CheckpointError(f"{where}: expected the step of its folder and a time, found {step}")
-    if not isinstance(files, dict) or set(files) != set(FILES):
-        raise CheckpointError(f"{where}: expected exactly the files {FILES}")
-    for name in FILES:
+    files = _files_of(manifest)
+    for name, expected in files.items():
         found = _describe(folder / name)
-        if found != files[name]:
-            raise CheckpointError(f"{folder.name}/{name}: expected {files[name]}, found {found}")
+        if found != expected:
+            raise CheckpointError(f"{folder.name}/{name}: expected {expected}, found {found}")
+    arrays = {_part_of(name): folder / name for name in files if ARRAYS.fullmatch(name)}
     return Snapshot(
         step=int(folder.name.removeprefix("step_")),
-        weights=_load_arrays(folder / WEIGHTS),
-        optimizer=_load_arrays(folder / OPTIMIZER),
-        state=_load_json(folder / STATE),
+        states=_load_json(folder / STATE) | {n: _load_arrays(p) for n, p in arrays.items()},
         written_at=written_at,
     )
+
+
+def _files_of(manifest: dict[str, Any]) -> dict[str, object]:
+    """What a manifest says of each file. No name may lead out of the checkpoint's folder."""
+    files, always = manifest.get("files"), {ADAPTER_CONFIG, STATE}
+    names = files.keys() if isinstance(files, dict) else set()
+    if always <= names and all(map(ARRAYS.fullmatch, names - always)):
+        return files  # type: ignore[return-value]
+    expected = f"{ADAPTER_CONFIG}, {STATE} and NAME.safetensors"
+    found = f"expected the files {expected}, found {shorten(files)}"
+    raise CheckpointError(f"step_{manifest['step']}/{MANIFEST}: {found}")
+
+
+def _part_of(file: str) -> str:
+    return MODEL if file == WEIGHTS else file.removesuffix(".safetensors")
+
+
+def _is_arrays(state: State) -> bool:
+    return isinstance(state, dict) and any(isinstance(v, mx.array) for v in state.values())
 
 
 def steps(folder: Path) -> list[int]:
@@ -133,11 +168,11 @@ def steps(folder: Path) -> list[int]:
 
 
 def prune(folder: Path, keep: int, *, newest: int) -> None:
-    """Remove all but ``keep`` checkpoints, and what a killed save left behind.
+    """Remove all but the last ``keep`` checkpoints, and what a killed save left behind.
 
     Arguments:
-        newest: the step of the one just saved, which is good. Later ones could not be used, or the
-            run would not have come to this step again; they must not push good ones out.
+        newest: the step of the one just saved. Newer checkpoints than this one were unusable (the
+            run was resumed from an older one); they are removed and must not count toward ``keep``.
     """
     found = steps(folder)
     kept = [step for step in found if step <= newest][-keep:]
@@ -145,24 +180,6 @@ def prune(folder: Path, keep: int, *, newest: int) -> None:
         shutil.rmtree(folder / f"step_{step}", ignore_errors=True)
     for leftover in folder.glob(".step_*.tmp"):
         shutil.rmtree(leftover, ignore_errors=True)
-
-
-def check_same(what: str, found: Arrays, expected: Arrays) -> None:
-    """Refuse arrays that do not fit, before anything is changed.
-
-    Raises:
-        CheckpointError: names the first array that is missing, unknown, or of another form.
-    """
-    for name in sorted(found.keys() ^ expected.keys()):
-        side = "is missing" if name in expected else "is unknown to this session"
-        raise CheckpointError(f"{what}: {name} {side}")
-    for name, array in found.items():
-        want = expected[name]
-        if array.shape != want.shape or array.dtype != want.dtype:
-            raise CheckpointError(
-                f"{what}: {name}: expected {want.shape} {want.dtype}, "
-                f"found {array.shape} {array.dtype}"
-            )
 
 
 def weights_sha256(weights: Arrays) -> str:
@@ -225,9 +242,7 @@ def _load_json(path: Path) -> dict[str, Any]:
 
 def _describe(path: Path) -> dict[str, object]:
     try:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            return {"bytes": file.tell(), "sha256": digest}
+        return {"bytes": path.stat().st_size, "sha256": sha256_of_file(path)}
     except OSError as error:
         raise CheckpointError(f"{path.parent.name}/{path.name}: {error}") from error
 

@@ -1,8 +1,8 @@
-"""Gradients that come out the same bit for bit each time, on a GPU too.
+"""Deterministic embedding gradients on a GPU: a segmented sum in place of the atomic scatter-add.
 
-A GPU adds up the gradient rows of a token that occurs several times in whichever order its threads
-come, so the last bits of an embedding's gradient differ from run to run. Attention has the same
-fault on CUDA; there the supervisor's environment for the worker chooses another kernel.
+A GPU scatter-add sums the gradient rows of a repeated token in whichever order its threads run, so
+the last bits of an embedding's gradient differ from run to run. Attention's backward pass has the
+same fault on CUDA; there the worker's environment selects another kernel.
 """
 
 from __future__ import annotations
@@ -13,35 +13,41 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from lab.config.schema import ConfigError
-from lab.train.patch import replace_call
+from lab.train.patch import override_call
 
 
 @mx.custom_function
-def lookup(weight: mx.array, ids: mx.array) -> mx.array:
-    """Rows ``weight[ids]`` (..., D) of ``weight`` (V, D), with a repeatable gradient."""
+def deterministic_embedding(weight: mx.array, ids: mx.array) -> mx.array:
+    """Rows ``weight[ids]`` (..., D) of ``weight`` (V, D), with a deterministic gradient."""
     return weight[ids]
 
 
-@lookup.vjp
-def _lookup_vjp(primals: tuple, cotangent: mx.array, _: mx.array) -> tuple[mx.array, mx.array]:
+@deterministic_embedding.vjp
+def _embedding_vjp(primals: tuple, cotangent: mx.array, _: mx.array) -> tuple[mx.array, mx.array]:
     weight, ids = primals
     flat = ids.reshape(-1)
     order = mx.argsort(flat)
     tokens = flat[order]
     rows = cotangent.reshape(-1, weight.shape[-1])[order].astype(mx.float32)
-    totals = _sum_of_each_run(tokens, rows)
-    # Each token's total stands in the first of its rows; adding zeros from the others is exact in
-    # any order.
+    totals = _segmented_sum(tokens, rows)
+    # Each token's total is in the first row of its segment. The scatter-add below adds one total
+    # and zeros, which is exact in any order.
     first = mx.concatenate([mx.array([True]), tokens[1:] != tokens[:-1]])
     kept = mx.where(first[:, None], totals, 0).astype(weight.dtype)
     return mx.zeros_like(weight).at[tokens].add(kept), mx.zeros_like(ids)
 
 
-def _sum_of_each_run(tokens: mx.array, rows: mx.array) -> mx.array:
-    """Sums over runs of equal ``tokens`` (T,) in ``rows`` (T, D), each in its run's first row.
+def _segmented_sum(tokens: mx.array, rows: mx.array) -> mx.array:
+    """Segmented sum by doubling; the order of additions depends on the tokens alone.
 
-    Doubling distances: after the pass with distance d, a row holds the sum of the next 2 d rows of
-    its run. The order of additions depends on the tokens alone.
+    After the pass with distance d, a row holds the sum of the next 2 d rows of its segment.
+
+    Arguments:
+        tokens: (T,), sorted; a segment is a run of equal ones.
+        rows: (T, D).
+
+    Returns:
+        (T, D), each segment's sum in its first row; the other rows hold partial sums.
     """
     distance, count = 1, len(tokens)
     while distance < count:
@@ -51,15 +57,15 @@ def _sum_of_each_run(tokens: mx.array, rows: mx.array) -> mx.array:
     return rows
 
 
-def make_embeddings_repeatable(model: nn.Module) -> None:
-    """Give this model's trained embeddings a repeatable gradient.
+def make_embedding_gradients_deterministic(model: nn.Module) -> None:
+    """Make the gradient of this model's trained embeddings deterministic.
 
     Raises:
-        ConfigError: an adapter sits on an embedding, whose gradient cannot be made so.
+        ConfigError: an adapter is on an embedding; its gradient cannot be made deterministic.
     """
 
     def call(_: Callable, module: nn.Module, ids: mx.array) -> mx.array:
-        return lookup(module["weight"], ids)  # type: ignore[return-value]
+        return deterministic_embedding(module["weight"], ids)  # type: ignore[return-value]
 
     for path, module in model.named_modules():
         if type(module).__name__ in ("LoRAEmbedding", "DoRAEmbedding"):
@@ -69,4 +75,4 @@ def make_embeddings_repeatable(model: nn.Module) -> None:
                 "has no repeatable gradient on a GPU: leave it out, or train.deterministic=false",
             )
         if isinstance(module, nn.Embedding) and module.trainable_parameters():
-            replace_call(module, call)
+            override_call(module, call)

@@ -1,4 +1,4 @@
-"""The one driver of training: step, measure, log, save, and maybe leave for a reload."""
+"""The training loop: step, measure, log, save, and leave for a reload where one is due."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from lab.protocol import Outcome, RecordKind
 from lab.records.slope import median
 from lab.train import adapters, memory, optimizers, reload_policy
 from lab.train.channel import Channel
+from lab.train.progress import PendingReload
 from lab.train.reporter import Reporter
-from lab.train.session import PendingReload, Session, Shared
+from lab.train.session import Session, TrainingContext
 
 
 class Loop:
-    """Trains session after session of one worker process."""
+    """Trains one session at a time, until the run ends or the session must be replaced."""
 
-    def __init__(self, shared: Shared, channel: Channel, reporter: Reporter) -> None:
-        self._shared, self._channel, self._reporter = shared, channel, reporter
-        self._config = shared.config
-        self._triggers = reload_policy.triggers(self._config.reload)
+    def __init__(self, context: TrainingContext, channel: Channel, reporter: Reporter) -> None:
+        self._context, self._channel, self._reporter = context, channel, reporter
+        self._config = context.config
+        self._triggers = reload_policy.active_triggers(self._config.reload)
 
     def run(self, session: Session) -> Outcome:
         """Step until the run ends, is stopped, or needs a new session."""
@@ -33,14 +34,14 @@ class Loop:
             self._channel.flush()
 
     def _run(self, session: Session) -> Outcome:
-        data, progress = self._shared.data.train, session.progress
+        data, progress = self._context.data.train, session.progress
         batches = data.step(progress.step + 1)
         while progress.step < self._config.train.steps:
             began = time.perf_counter()
             progress.step += 1
             self._reporter.crash_on_purpose(progress.step)
             update = session.train_step(batches)
-            # While the device is busy: the last row sent, the next batch made.
+            # The step runs asynchronously: the last row is sent and the next batch made meanwhile.
             self._channel.flush()
             following = data.step(progress.step + 1)
             loss, grad_norm = update.evaluate()
@@ -57,9 +58,9 @@ class Loop:
         progress, step = session.progress, session.progress.step
         row = _step_row(session, batches, loss, grad_norm, seconds)
         if self._validates(step):
-            row["val_loss"] = session.evaluate(self._shared.validation)
-        reading, slope = self._reporter.row(row, session.slope, reloads=progress.reloads)
-        self._settle_reload(session, reading, seconds)
+            row["val_loss"] = session.evaluate(self._context.validation)
+        reading, slope = self._reporter.step_row(row, session.slope, reloads=progress.reloads)
+        self._report_reload(session, reading, seconds)
         session.step_seconds.append(seconds)
         self._clear_cache(step, reading)
         if self._reporter.has_diverged(step, loss, grad_norm):
@@ -69,10 +70,10 @@ class Loop:
     def _save_or_leave(
         self, session: Session, reading: memory.Reading, slope: float | None
     ) -> Outcome | None:
-        """What follows a step: nothing, a checkpoint, or the end of this session."""
+        """Save a checkpoint where one is due; the outcome where the session ends with this step."""
         progress, step = session.progress, session.progress.step
         stopping, last = self._channel.stopping, step == self._config.train.steps
-        reason = None if stopping else self._due(session, reading, slope)
+        reason = None if stopping else self._reload_reason(session, reading, slope)
         method = self._config.reload.method
         if self._channel.over_budget and not (stopping or last):
             reason, method = "budget", "process"
@@ -101,10 +102,10 @@ class Loop:
             return Outcome.STOPPED
         return Outcome.RELOAD if reason else None
 
-    def _due(
+    def _reload_reason(
         self, session: Session, reading: memory.Reading, slope: float | None
     ) -> reload_policy.Reason | None:
-        reason = reload_policy.decide(
+        reason = reload_policy.reload_reason(
             self._triggers,
             session.progress.policy,
             step=session.progress.step,
@@ -125,16 +126,18 @@ class Loop:
             for_reload=session.progress.pending is not None,
         )
 
-    def _settle_reload(self, session: Session, reading: memory.Reading, seconds: float) -> None:
-        """Tell what a reload did, after the first step since: before it the activations are missing
-        and every reload looks good."""
-        progress = session.progress
+    def _report_reload(self, session: Session, reading: memory.Reading, seconds: float) -> None:
+        """Send the ``reload`` event, after the first step that follows the reload.
+
+        Earlier there are no activations yet, and every reload would seem to free memory.
+        """
+        progress, times = session.progress, session.times
         pending = progress.pending
         if pending is None:
             return
         progress.pending = None
         metric = self._config.reload.metric
-        progress.policy, ineffective = reload_policy.judge(
+        progress.policy, ineffective = reload_policy.update_back_off(
             self._triggers,
             progress.policy,
             reloaded_at=pending.step,
@@ -148,11 +151,11 @@ class Loop:
             method=pending.method,
             before=pending.before,
             after=after,
-            freed_gb=_figure(pending.before, metric) - _figure(after, metric),
+            freed_gb=_metric_gb(pending.before, metric) - _metric_gb(after, metric),
             seconds={
-                "save": session.opening.written_at - pending.decided_at,
-                "drop": session.opening.began - session.opening.written_at,
-                "load": session.opening.ready - session.opening.began,
+                "save": times.saved - pending.decided_at,
+                "drop": times.build_started - times.saved,
+                "load": times.ready - times.build_started,
                 "first_step": seconds - pending.median_step_seconds,
             },
         )
@@ -179,7 +182,7 @@ class Loop:
 def _step_row(
     session: Session, batches: list[Batch], loss: float, grad_norm: float, seconds: float
 ) -> dict[str, Any]:
-    """What a step itself has to say in ``metrics.jsonl``."""
+    """The keys of a row of ``metrics.jsonl`` that do not come from the memory reading."""
     progress = session.progress
     progress.truncated += sum(batch.truncated for batch in batches)
     progress.empty += sum(batch.empty for batch in batches)
@@ -197,7 +200,8 @@ def _step_row(
     }
 
 
-def _figure(row: dict[str, float], metric: str) -> float:
+def _metric_gb(row: dict[str, float], metric: str) -> float:
+    """A metric of ``reload.metric``, in GB, from the memory keys of a row."""
     if metric == "mlx":
         return row["memory/active_gb"] + row["memory/cache_gb"]
     return row[f"memory/{metric}_gb"]

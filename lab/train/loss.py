@@ -1,7 +1,7 @@
-"""Cross-entropy of a model's head, without ever holding all its logits.
+"""Sliced cross-entropy: the loss of a model's head without all its logits in memory at once.
 
-With a large vocabulary the logits and their copies are most of a step's peak. Where nothing of the
-head is trained, each slice of rows gives its losses and its gradient at once and is forgotten.
+With a large vocabulary the logits and their copies are most of a step's peak memory. Where the head
+is frozen, each slice of rows computes its losses and its gradient at once and frees its logits.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections.abc import Callable
 import mlx.core as mx
 import mlx.nn as nn
 
-# Float32 logits at a time; up to ten times as much is alive, for MLX allocates ten operations
-# ahead. A slice reads the whole head once, which must be worth the work on its rows.
+# Bytes of float32 logits in a slice. Up to ten times as much is alive, since MLX allocates ten
+# operations ahead. Each slice reads all of the head's weights, so small slices are slow.
 SLICE_BYTES, SLICE_BYTES_ON_GPU = 2**24, 2**28
 
 Head = Callable[[mx.array], mx.array]
@@ -23,16 +23,15 @@ def sliced_losses(
 ) -> mx.array:
     """``-log softmax(head(hidden))[targets]`` of each row, float32 (N,), a slice at a time.
 
-    A row's gradient lacks no more than a factor that comes from what follows, so the forward pass
-    makes it, and the logits need not wait for the backward pass.
+    A row's gradient is known up to the upstream cotangent, so it is computed in the forward pass
+    and the logits are freed.
 
     Arguments:
-        head: from rows (n, D) to logits (n, V), each row by itself; none of its parameters gets a
-            gradient.
+        head: maps rows (n, D) to logits (n, V), each row by itself; its parameters get no gradient.
         hidden: (N, D).
         targets: (N,), integers below V.
-        vocabulary: V, which decides how many rows are a slice.
-        needs_gradient: of ``hidden``.
+        vocabulary: V, which sets the number of rows in a slice.
+        needs_gradient: whether ``hidden`` gets one.
     """
     on_gpu = mx.default_device().type == mx.gpu
     count = max(1, (SLICE_BYTES_ON_GPU if on_gpu else SLICE_BYTES) // (4 * vocabulary))
@@ -44,7 +43,7 @@ def sliced_losses(
         def losses(hidden: mx.array, targets: mx.array = targets[rows]) -> mx.array:
             return cross_entropy(head(hidden), targets)
 
-        # MLX evaluates side by side what does not wait for each other.
+        # A barrier: MLX would evaluate independent slices at the same time, all logits alive.
         inputs = mx.depends([constant[rows]], parts[-1]) if parts else [constant[rows]]
         if needs_gradient:
             values, grads = mx.vjp(losses, inputs, [mx.ones(targets[rows].shape)])
@@ -52,7 +51,7 @@ def sliced_losses(
         else:
             parts.append([losses(*inputs)])
     values, *grads = (mx.concatenate(list(part)) for part in zip(*parts, strict=True))
-    # Adds nothing, and gives the values the gradient that is known.
+    # Adds zero; attaches the precomputed gradient.
     for grad in grads:
         shift = hidden.astype(mx.float32) - constant
         values = values + (shift * grad.astype(mx.float32)).sum(axis=-1)
@@ -62,15 +61,15 @@ def sliced_losses(
 def cross_entropy(logits: mx.array, targets: mx.array) -> mx.array:
     """``-log softmax(logits)[targets]`` of each row, float32 (N,).
 
-    On a CPU it takes one exponential a logit, not two: the backward pass starts from those that the
-    forward pass made.
+    On a CPU it takes one exponential per logit, not two: the backward pass reuses those of the
+    forward pass.
 
     Arguments:
-        logits: (N, V), of any floating type; computed with in float32.
+        logits: (N, V), of any floating type; the computation is in float32.
         targets: (N,), integers below V.
     """
     if mx.default_device().type == mx.gpu:
-        # One fused kernel there: on an H100 it takes 0.5 to 0.75 of the time of the function below.
+        # One fused kernel: on an H100 it takes 0.5 to 0.75 of the time of the function below.
         return nn.losses.cross_entropy(logits.astype(mx.float32), targets)
     return _cross_entropy(logits, targets)[0]  # type: ignore[index]
 

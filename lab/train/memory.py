@@ -1,4 +1,4 @@
-"""Memory of the training process: one reading a step, and the limits that MLX is given."""
+"""Memory of the training process: one reading a step, and MLX's limits."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Reading:
 
 
 def read() -> Reading:
-    """Read every figure, and start the next peak."""
+    """Read every figure and reset MLX's peak, which thus covers the time since the last reading."""
     available, swap = process.available_and_swap_bytes()
     reading = Reading(
         active=mx.get_active_memory(),
@@ -57,7 +57,7 @@ def read() -> Reading:
 
 
 def set_limits(memory: Memory) -> None:
-    """Give MLX its limits.
+    """Set MLX's cache, memory and wired limits.
 
     The memory limit raises nothing: above it Metal and CUDA reclaim cache, the CPU ignores it.
     """
@@ -74,8 +74,8 @@ def release_wired() -> None:
         mx.set_wired_limit(0)
 
 
-def give_back() -> None:
-    """Return everything that is free to the OS, after the arrays were dropped."""
+def release_unused() -> None:
+    """Return freed memory to the OS: collect cycles, clear MLX's cache, trim the heap."""
     gc.collect()
     mx.clear_cache()
     process.trim_heap()

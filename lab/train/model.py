@@ -1,4 +1,4 @@
-"""The model that is trained: one of mlx-lm's, from scratch or pretrained, with its adapter."""
+"""The model to train: one of mlx-lm's, from scratch or pretrained, with its adapter."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mlx.utils import tree_map_with_path
 from lab.config.keys import Adapter, Model, Scratch
 from lab.config.schema import ConfigError
 from lab.train.adapters import add_adapter
-from lab.train.model_files import import_lightly, load_model, model_of_type
+from lab.train.model_files import load_model, model_of_type, stub_mlx_lm_packages
 
 QUANTIZED_GROUP, QUANTIZED_BITS = 64, 4
 
@@ -19,7 +19,7 @@ QUANTIZED_GROUP, QUANTIZED_BITS = 64, 4
 def build_model(
     model: Model, adapter: Adapter, *, folder: Path | None, vocab_size: int, dtype: mx.Dtype
 ) -> nn.Module:
-    """The model ready for training: base loaded, frozen where it is, adapter put in.
+    """Build the model for training: load or initialise, cast, quantise, freeze, add the adapter.
 
     Random weights come from ``mx.random``: seed it first.
 
@@ -31,7 +31,7 @@ def build_model(
     Raises:
         ConfigError: the folder is damaged or the adapter does not fit the model.
     """
-    import_lightly()
+    stub_mlx_lm_packages()
     if folder is None:
         assert model.scratch is not None
         network = _from_scratch(model.scratch, vocab_size)
@@ -69,7 +69,7 @@ def _from_scratch(sizes: Scratch, vocab_size: int) -> nn.Module:
 
 
 def _quantize(network: nn.Module) -> None:
-    """Quantise what can be, unless the folder was quantised already; each time with one result."""
+    """Quantise every layer whose width allows it, unless the model is quantised already."""
     if _is_quantized(network):
         return
 
@@ -85,7 +85,7 @@ def _is_quantized(network: nn.Module) -> bool:
 
 
 def _cast(network: nn.Module, dtype: mx.Dtype) -> None:
-    """Give floating parameters one type, but for those that their model keeps as they are."""
+    """Cast floating parameters, but for those that the model's ``cast_predicate`` excludes."""
     may_cast = getattr(network, "cast_predicate", lambda _: True)
 
     def cast(path: str, array: mx.array) -> mx.array:

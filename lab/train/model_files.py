@@ -24,8 +24,8 @@ END_BYTES = MB
 
 
 @lru_cache
-def import_lightly() -> None:
-    """Let ``mlx_lm.models`` and ``mlx_lm.tuner`` be imported without their package modules.
+def stub_mlx_lm_packages() -> None:
+    """Put empty ``mlx_lm`` and ``mlx_lm.tuner`` packages in place, so no ``__init__`` of them runs.
 
     ``mlx_lm/__init__`` imports transformers: a second of start-up at every reload by process, and
     70 MB in the process whose memory is measured. Models and adapter layers need none of it.
@@ -45,8 +45,8 @@ def import_lightly() -> None:
         sys.modules[name] = module
 
 
-def _full_mlx_lm(name: str) -> ModuleType:
-    """A module of mlx-lm that needs the real packages."""
+def _import_without_stubs(name: str) -> ModuleType:
+    """Import a module of mlx-lm that needs the real packages."""
     for stub in ("mlx_lm", "mlx_lm.tuner"):
         if stub in sys.modules and sys.modules[stub].__spec__.loader is None:  # type: ignore[union-attr]
             del sys.modules[stub]
@@ -79,10 +79,9 @@ def folder_of(model: Model) -> Path | None:
 
 
 def fingerprint(folder: Path) -> str:
-    """A hash that tells one pretrained model from another.
+    """SHA-256 over a model's files, in hex: names, sizes, and the first and last ``END_BYTES``.
 
-    Weights files go in by their size, their header and their ends: all of them would take as long
-    as loading the model.
+    Hashing the weights whole would take as long as loading the model.
     """
     digest = hashlib.sha256()
     for path in sorted((*folder.glob("*.json"), *folder.glob("model*.safetensors"))):
@@ -96,6 +95,7 @@ def fingerprint(folder: Path) -> str:
 
 
 def model_of_type(config: dict[str, Any]) -> nn.Module:
+    """A model of mlx-lm with random weights, from the values of its ``config.json``."""
     architecture = importlib.import_module(f"mlx_lm.models.{config['model_type']}")
     return architecture.Model(architecture.ModelArgs.from_dict(config))
 
@@ -108,7 +108,7 @@ def load_model(folder: Path) -> nn.Module:
         raise ConfigError("model.path", folder, "holds no model*.safetensors")
     try:
         if not _is_plain(config):
-            return _full_mlx_lm("mlx_lm.utils").load_model(folder, lazy=True)[0]
+            return _import_without_stubs("mlx_lm.utils").load_model(folder, lazy=True)[0]
         network = model_of_type(config)
         weights: dict[str, mx.array] = {}
         for file in files:

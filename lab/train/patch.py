@@ -1,4 +1,4 @@
-"""Changing what one module of a model computes, without touching its class."""
+"""Override the call of one module of a model, and of no other of its class."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from collections.abc import Callable
 import mlx.nn as nn
 
 
-def replace_call(module: nn.Module, replacement: Callable) -> None:
-    """Give one module a call of its own.
+def override_call(module: nn.Module, override: Callable) -> None:
+    """Override ``__call__`` of this instance.
 
-    Python looks ``__call__`` up on the class, so the module gets a subclass that only it has; its
-    parameters, its name and every other module of its class stay as they are.
+    Python looks ``__call__`` up on the class, so the module gets a subclass of its own; its
+    parameters, its class name and all other modules of its class stay as they are.
 
     Arguments:
-        replacement: gets the original call, the module, and the call's arguments.
+        override: gets the original call, the module, and the call's arguments.
     """
     cls = type(module)
 
     def call(self: nn.Module, *args: object, **kwargs: object) -> object:
-        return replacement(cls.__call__, self, *args, **kwargs)
+        return override(cls.__call__, self, *args, **kwargs)
 
     module.__class__ = type(cls.__name__, (cls,), {"__call__": call, "__module__": cls.__module__})

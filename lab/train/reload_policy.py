@@ -1,4 +1,4 @@
-"""When to reload: pure decisions about one step's memory. How to reload is the worker's part."""
+"""When to reload: pure functions of the step and its memory. The trainer carries a reload out."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from lab.config.keys import Reload
 from lab.config.units import GB, MB
 
 Trigger = Literal["interval", "threshold", "leak"]
-Reason = Literal[Trigger, "budget"]  # the last comes from the supervisor
+Reason = Literal[Trigger, "budget"]  # budget: asked for by the supervisor
 
-ACTING: dict[str, tuple[Trigger, ...]] = {
+TRIGGERS_BY_POLICY: dict[str, tuple[Trigger, ...]] = {
     "none": (),
     "interval": ("interval",),
     "threshold": ("threshold",),
@@ -37,7 +37,7 @@ class Triggers:
 
 @dataclass(frozen=True)
 class PolicyState:
-    """What a policy remembers between steps; part of the session, so it survives a reload.
+    """Back-off of the threshold trigger; saved with the progress, so it survives a reload.
 
     Attributes:
         next_look: the first step at which the threshold trigger is looked at again.
@@ -48,9 +48,9 @@ class PolicyState:
     wait: int = 2
 
 
-def triggers(config: Reload) -> Triggers:
+def active_triggers(config: Reload) -> Triggers:
     """The triggers of a policy. The leak trigger is an emergency in every policy but ``none``."""
-    acting = ACTING[config.policy]
+    acting = TRIGGERS_BY_POLICY[config.policy]
     return Triggers(
         interval=config.interval_steps if "interval" in acting else 0,
         threshold=int(config.memory_threshold_gb * GB) if "threshold" in acting else 0,
@@ -58,7 +58,7 @@ def triggers(config: Reload) -> Triggers:
     )
 
 
-def decide(
+def reload_reason(
     triggers: Triggers,
     state: PolicyState,
     *,
@@ -67,7 +67,7 @@ def decide(
     memory: int,
     slope: float | None,
 ) -> Trigger | None:
-    """Whether to reload after this step, and why; any one trigger is enough.
+    """Why to reload after this step, or None; any one trigger is enough.
 
     Arguments:
         step: the step just evaluated, from 1.
@@ -86,13 +86,13 @@ def decide(
     return None
 
 
-def judge(
+def update_back_off(
     triggers: Triggers, state: PolicyState, *, reloaded_at: int, memory: int
 ) -> tuple[PolicyState, bool]:
-    """What a reload taught, seen after the first step that follows it.
+    """Exponential back-off of the threshold trigger, after the first step that follows a reload.
 
     A reload that leaves memory above the threshold is ineffective: the threshold is looked at again
-    only 2, 4, 8, ... steps after it, until one helps.
+    only 2, 4, 8, ... steps after it. A reload that helps resets the wait.
 
     Arguments:
         reloaded_at: the step after which the reload was decided.

@@ -1,4 +1,4 @@
-"""What is told of every step, whoever trains: its row, a leak, a skipped reload, a checkpoint."""
+"""Per-step reporting shared by both trainers: metrics row, leak warning, checkpoint."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from lab.train.checkpoint import Snapshot
 
 
 class Reporter:
-    """Measures and tells, for one worker process.
+    """Reports the steps of one worker process to its supervisor.
 
     Arguments:
         checkpoints: the run's folder of checkpoints.
         generation: worker processes of this run before this one.
-        clock: seconds since the run's start, going on over restarts.
+        clock: seconds since the run's start, restarts included.
     """
 
     def __init__(
@@ -38,20 +38,21 @@ class Reporter:
         self.checkpoints = checkpoints
         self._config, self._channel = config, channel
         self._generation, self._clock = generation, clock
-        self._said: set[str] = set()
+        self._warned_of: set[str] = set()
 
-    def row(
+    def step_row(
         self, row: Mapping[str, Any], window: SlopeWindow, *, reloads: int
     ) -> tuple[memory.Reading, float | None]:
-        """Read memory and send the row of a step; it is held back until the next record.
+        """Read memory and hold the row of a step, which is sent with the next record.
 
         Arguments:
-            row: what the step itself has to say.
-            window: gets the reading.
-            reloads: before this step.
+            row: the step's own keys: loss, tokens, seconds.
+            window: the reading is added to it.
+            reloads: number of reloads before this step.
 
         Returns:
-            The reading, and the slope of the chosen metric in bytes per step where it is known.
+            The reading, and the slope of the chosen metric in bytes per step; None if not yet
+            known.
         """
         reading = memory.read()
         slope = window.add(reading.metric(self._config.reload.metric))
@@ -70,7 +71,7 @@ class Reporter:
         return reading, slope
 
     def has_diverged(self, step: int, loss: float, grad_norm: float | None) -> bool:
-        """Tell of a loss or gradient that is not finite; whether the run is to end for it."""
+        """Send a ``nonfinite`` event where it applies; whether the run must stop for it."""
         if all(math.isfinite(value) for value in (loss, grad_norm) if value is not None):
             return False
         norm = None if grad_norm is None else repr(grad_norm)
@@ -78,9 +79,9 @@ class Reporter:
         return self._config.train.on_nonfinite == "stop"
 
     def skip_reload(self, step: int, reason: reload_policy.Reason, why: str) -> None:
-        """Tell that a reload was due and cannot be done."""
+        """Report a reload that is due and cannot be done."""
         self._channel.event("reload_skipped", step, reason=reason)
-        self.say_once(f"reloads are skipped: {why}")
+        self.warn_once("reloads", f"reloads are skipped: {why}")
 
     def save(
         self,
@@ -93,8 +94,14 @@ class Reporter:
         """Write a checkpoint; a full disk or an unwritable folder does not end the run.
 
         Arguments:
-            for_reload: its time is part of a reload's.
-            began: since when it takes time, by ``time.perf_counter``; by default from now on.
+            for_reload: the checkpoint's time counts as the reload's.
+            began: when saving began, by ``time.perf_counter``; by default now.
+
+        Returns:
+            Whether it was written.
+
+        Raises:
+            BrokenPipeError: the supervisor is gone.
         """
         step, began = snapshot.step, time.perf_counter() if began is None else began
         try:
@@ -123,14 +130,14 @@ class Reporter:
         self._channel.event("checkpoint", step, error=str(error))
         self._channel.send(RecordKind.WARNING, text=f"checkpoint of step {step} failed: {error}")
 
-    def say_once(self, text: str) -> None:
-        """Warn, of each subject (the first word) once."""
-        subject = text.partition(" ")[0]
-        if subject not in self._said:
-            self._said.add(subject)
+    def warn_once(self, subject: str, text: str) -> None:
+        """Send a warning, unless one on this subject was sent."""
+        if subject not in self._warned_of:
+            self._warned_of.add(subject)
             self._channel.send(RecordKind.WARNING, text=text)
 
     def crash_on_purpose(self, step: int) -> None:
+        """Raise at the step of ``fault.crash.step``."""
         crash = self._config.fault.crash
         if crash is not None and step == crash.step:
             raise RuntimeError(f"fault.crash: step {step} was reached")
@@ -138,6 +145,5 @@ class Reporter:
     def _warn_of_leak(self, slope: float | None) -> None:
         limit = self._config.memory.leak_warning_mb
         if limit and slope is not None and slope > limit * MB:
-            self.say_once(
-                f"memory grows by {slope / MB:.2f} MB a step (memory.leak_warning_mb={limit:g})"
-            )
+            text = f"memory grows by {slope / MB:.2f} MB a step (memory.leak_warning_mb={limit:g})"
+            self.warn_once("leak", text)

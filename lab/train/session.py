@@ -1,36 +1,33 @@
-"""Everything that a step reads or writes: built, restored and snapshotted as one thing.
+"""A training session: model, optimizer, random state and progress, with the step built on them.
 
-A reload drops a session and opens another from its snapshot. What all sessions of a worker share
-and never change (the data index, the tokenizer, the path of the base weights) is not in it.
+A reload drops a session and opens another from its checkpoint. What all sessions of a worker share
+and none changes is its :class:`TrainingContext`.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
 
 import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
-from mlx.utils import tree_flatten, tree_unflatten
 
 from lab.config.keys import Config
-from lab.config.schema import from_dict
 from lab.data.batches import Batch
 from lab.data.dataset import OpenData
 from lab.records.slope import SlopeWindow
-from lab.train import checkpoint, deterministic, memory, optimizers, step
-from lab.train.checkpoint import CheckpointError, Snapshot, check_same
+from lab.train import checkpoint, deterministic, memory, optimizers, stateful, step
+from lab.train.checkpoint import Arrays, CheckpointError, Snapshot
 from lab.train.model import build_model
-from lab.train.reload_policy import PolicyState
+from lab.train.progress import Progress
 
 
 @dataclass(frozen=True)
-class Shared:
-    """What every session of a worker uses and none changes.
+class TrainingContext:
+    """Config, data and base model: what every session of a worker uses and none changes.
 
     Attributes:
         validation: the micro-batches of every validation loss.
@@ -46,100 +43,47 @@ class Shared:
 
 
 @dataclass(frozen=True)
-class Opening:
+class SessionTimes:
     """When a session was opened, in seconds since the epoch.
 
     Attributes:
-        written_at: its checkpoint was on disk; 0 without one.
-        began, ready: building it began and was done.
+        saved: its checkpoint was on disk; 0 without one.
+        build_started, ready: building it began and was done.
     """
 
-    written_at: float
-    began: float
+    saved: float
+    build_started: float
     ready: float
 
 
-@dataclass(frozen=True)
-class PendingReload:
-    """A reload that was decided and whose effect is not known yet.
-
-    Attributes:
-        step: the step after which it was decided.
-        before: memory figures at the decision, by their logged keys, in GB.
-        decided_at: seconds since the epoch.
-        median_step_seconds: of recent steps, to tell what the first step after costs more.
-    """
-
-    step: int
-    reason: str
-    method: str
-    before: dict[str, float]
-    decided_at: float
-    median_step_seconds: float
-
-
-@dataclass
-class Progress:
-    """The counters that a session carries from step to step.
-
-    Attributes:
-        step: optimizer updates done.
-        reloads: reloads decided so far.
-        truncated: samples seen that were cut to the sequence length.
-        empty: samples seen that had no completion token left.
-        policy: what the reload policy remembers.
-        pending: a reload that waits for its first step.
-    """
-
-    step: int = 0
-    reloads: int = 0
-    truncated: int = 0
-    empty: int = 0
-    policy: PolicyState = field(default_factory=PolicyState)
-    pending: PendingReload | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, raw: dict[str, Any]) -> Self:
-        """From a checkpoint's JSON.
-
-        Raises:
-            ConfigError: a key that is missing, unknown or of another type.
-        """
-        pending = raw["pending"]
-        return cls(
-            **{name: int(raw[name]) for name in ("step", "reloads", "truncated", "empty")},
-            policy=from_dict(PolicyState, raw["policy"]),
-            pending=None if pending is None else from_dict(PendingReload, pending),
-        )
-
-
 class Session:
-    """A model in training: its weights, optimizer, random numbers and position."""
+    """A model in training.
 
-    def __init__(self, shared: Shared, folder: Path | None = None) -> None:
+    Attributes:
+        parts: all that a step changes, by name; what a checkpoint holds.
+        slope, step_seconds: of this session's steps only; a reload starts them anew.
+        train_step, evaluate: built for this session, since a compiled step holds its arrays.
+    """
+
+    def __init__(self, context: TrainingContext, folder: Path | None = None) -> None:
         """Build from the config, then go on from the checkpoint in ``folder`` where there is one.
 
         Raises:
             ConfigError: the model cannot be built.
             CheckpointError: the checkpoint is damaged or does not belong to this model.
         """
-        config, began = shared.config, time.time()
+        config, build_started = context.config, time.time()
         snapshot = checkpoint.load(folder) if folder else None
-        self.model, self.optimizer = build(shared)
+        self.model, self.optimizer = build(context)
         self.optimizer.init(self.model.trainable_parameters())
         self.progress = Progress()
+        self.parts = stateful.training_state(self.model, self.optimizer, self.progress)
         if snapshot is not None:
-            try:
-                self._restore(snapshot)
-            except CheckpointError as error:
-                raise CheckpointError(f"step_{snapshot.step}: {error}") from error
+            self._restore(snapshot)
         self.slope = SlopeWindow(config.reload.window_steps)
         self.step_seconds: deque[float] = deque(maxlen=32)
         if config.train.deterministic and mx.default_device().type == mx.gpu:
-            deterministic.make_embeddings_repeatable(self.model)
+            deterministic.make_embedding_gradients_deterministic(self.model)
         if config.train.grad_checkpoint:
             step.checkpoint_layers(self.model)
         self.train_step, self.evaluate = step.build_train_step(
@@ -149,75 +93,41 @@ class Session:
             compiled=config.train.compile,
         )
         memory.read()  # so that the first step's peak is its own
-        self.opening = Opening(snapshot.written_at if snapshot else 0.0, began, time.time())
+        saved = snapshot.written_at if snapshot else 0.0
+        self.times = SessionTimes(saved, build_started, ready=time.time())
 
-    def weights(self) -> dict[str, mx.array]:
+    def weights(self) -> Arrays:
         """The trained parameters by name."""
-        return trained_weights(self.model)
+        return stateful.trained_weights(self.model)
 
     def snapshot(self) -> Snapshot:
         """All that a step changes, as of now."""
-        return snapshot_of(self.model, self.optimizer, self.progress)
+        return Snapshot(self.progress.step, stateful.state_dicts(self.parts))
 
     def _restore(self, snapshot: Snapshot) -> None:
-        check_same("weights", snapshot.weights, self.weights())
-        check_same("optimizer", snapshot.optimizer, _flat(self.optimizer.state))
         try:
-            progress = Progress.from_json(snapshot.state["progress"])
-            high, low = (_word(word) for word in snapshot.state["rng"])
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise CheckpointError(f"state.json: {error!r}") from error
-        self.model.load_weights(list(snapshot.weights.items()), strict=False)
-        self.optimizer.state = tree_unflatten(list(snapshot.optimizer.items()))
-        # An optimizer counts as initialised again only through init, which keeps what is there.
-        self.optimizer.init(self.model.trainable_parameters())
-        self.progress = replace(progress, step=snapshot.step)
-        mx.random.seed((high << 32) | low)
+            stateful.load_state_dicts(self.parts, snapshot.states)
+        except CheckpointError as error:
+            raise CheckpointError(f"step_{snapshot.step}: {error}") from error
+        if self.progress.step != snapshot.step:
+            found = f"state.json: progress.step: expected {snapshot.step}"
+            raise CheckpointError(f"step_{snapshot.step}: {found}, found {self.progress.step}")
         mx.eval(self.model.parameters(), self.optimizer.state)
 
 
-def build(shared: Shared) -> tuple[nn.Module, optim.Optimizer]:
-    """The model with its adapter and the optimizer of a run that begins, whoever trains it.
+def build(context: TrainingContext) -> tuple[nn.Module, optim.Optimizer]:
+    """The model with its adapter, and its optimizer, as both trainers start from them.
 
     Raises:
         ConfigError: the model cannot be built.
     """
-    config = shared.config
+    config = context.config
     mx.random.seed(config.seed)
     model = build_model(
         config.model,
         config.adapter,
-        folder=shared.folder,
-        vocab_size=shared.vocab_size,
+        folder=context.folder,
+        vocab_size=context.vocab_size,
         dtype=getattr(mx, config.train.dtype),
     )
     return model, optimizers.build_optimizer(config.optimizer, steps=config.train.steps)
-
-
-def trained_weights(model: nn.Module) -> dict[str, mx.array]:
-    """The trained parameters by name."""
-    return _flat(model.trainable_parameters())
-
-
-def snapshot_of(model: nn.Module, optimizer: optim.Optimizer, progress: Progress) -> Snapshot:
-    """All that a step changes, as of now."""
-    return Snapshot(
-        step=progress.step,
-        weights=trained_weights(model),
-        optimizer=_flat(optimizer.state),
-        state={"rng": _rng_words(), "progress": progress.to_json()},
-    )
-
-
-def _word(value: object) -> int:
-    if type(value) is not int or not 0 <= value < 2**32:
-        raise ValueError(f"expected 32 bits of a random state, found {value!r}")
-    return value
-
-
-def _rng_words() -> list[int]:
-    return mx.random.state[0].tolist()  # type: ignore[index]
-
-
-def _flat(tree: Any) -> dict[str, mx.array]:
-    return dict(tree_flatten(tree))

@@ -1,7 +1,6 @@
 """The train step: one optimizer update, its loss and its gradient norm, evaluated once.
 
-Steps are built by a factory and built again after each reload, for a compiled closure holds the
-arrays that it was made with.
+Each session builds its own step, since a compiled closure holds the arrays it was made with.
 """
 
 from __future__ import annotations
@@ -18,12 +17,12 @@ from mlx.utils import tree_flatten, tree_map
 from lab.data.batches import Batch
 from lab.train.loss import cross_entropy, sliced_losses
 from lab.train.model_files import layers_of
-from lab.train.patch import replace_call
+from lab.train.patch import override_call
 
 
 @dataclass(frozen=True)
 class Update:
-    """What one step leaves to be logged; lazy until evaluated.
+    """Result of one step; lazy until evaluated.
 
     Attributes:
         loss: mean cross-entropy over the step's completion tokens, float32 scalar.
@@ -36,7 +35,7 @@ class Update:
     state: list
 
     def evaluate(self) -> tuple[float, float]:
-        """Wait until the device has done the step; its loss and gradient norm."""
+        """Wait for the device; the loss and the gradient norm."""
         mx.eval(self.loss, self.grad_norm, self.state)
         return self.loss.item(), self.grad_norm.item()  # type: ignore[return-value]
 
@@ -57,13 +56,13 @@ class PredictedLosses:
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
-        self._instead: Callable[[Callable], object] | None = None
+        self._backbone_override: Callable[[Callable], object] | None = None
         trained = tree_flatten(model.trainable_parameters(), destination={})
         self._head_is_frozen = all("layers." in name for name in trained)
         layers = model.layers
         for module in model.modules():
             if module is not model and module.get("layers") is layers:
-                replace_call(module, self._run_backbone)
+                override_call(module, self._run_backbone)
                 return
 
     def __call__(self, inputs: mx.array, rows: mx.array, targets: mx.array) -> mx.array:
@@ -92,23 +91,24 @@ class PredictedLosses:
         needs_gradient = self._model.training
         if needs_gradient and not self._head_is_frozen:
             return cross_entropy(logits, targets)
-        # What is lazy and not asked for is never computed: these logits were not.
+        # Only the shape of ``logits`` is used: MLX is lazy, so they are never computed.
         return sliced_losses(
             head, kept[0], targets, vocabulary=logits.shape[-1], needs_gradient=needs_gradient
         )
 
-    def _logits(self, inputs: mx.array, instead: Callable[[Callable], object]) -> mx.array:
-        """The model's answer (rows, V) with ``instead`` in the place of its backbone's."""
-        self._instead = instead
+    def _logits(self, inputs: mx.array, override: Callable[[Callable], object]) -> mx.array:
+        """The model's logits (rows, V), its backbone's call replaced by ``override``."""
+        self._backbone_override = override
         try:
             logits = self._model(inputs)
         finally:
-            self._instead = None
+            self._backbone_override = None
         return logits.reshape(-1, logits.shape[-1])
 
     def _run_backbone(self, call: Callable, *args: object, **kwargs: object) -> object:
+        """The backbone's call, or its override with the call as argument."""
         backbone = partial(call, *args, **kwargs)
-        return self._instead(backbone) if self._instead else backbone()
+        return self._backbone_override(backbone) if self._backbone_override else backbone()
 
 
 def checkpoint_layers(model: nn.Module) -> None:
@@ -125,7 +125,7 @@ def checkpoint_layers(model: nn.Module) -> None:
         return mx.checkpoint(run)(layer.trainable_parameters(), *args, **kwargs)
 
     for layer in layers_of(model):
-        replace_call(layer, recompute)
+        override_call(layer, recompute)
 
 
 def build_train_step(
@@ -161,7 +161,7 @@ def build_train_step(
         return norm
 
     if compiled:
-        # The model's state is an output of both: tracing leaves tracers in it otherwise.
+        # The model's state is an output of both, else tracing would leave its tracers in it.
         changes = [model.state, mx.random.state]
         loss_and_grad = partial(mx.compile, inputs=changes, outputs=changes)(loss_and_grad)
         changes = [model.state, optimizer.state]
@@ -171,7 +171,7 @@ def build_train_step(
         total = _total_tokens(batches)
         loss_sum, grads = loss_and_grad(*_arrays(batches[0]), total)
         for batch in batches[1:]:
-            # Without this, the activations of all micro-batches would live at the same time.
+            # A barrier: without it the activations of all micro-batches would be alive at once.
             mx.eval(loss_sum, grads)
             more_loss, more_grads = loss_and_grad(*_arrays(batch), total)
             loss_sum, grads = loss_sum + more_loss, tree_map(mx.add, grads, more_grads)

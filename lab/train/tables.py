@@ -13,7 +13,7 @@ from functools import partial
 import mlx.core as mx
 import mlx.nn as nn
 
-from lab.train.patch import replace_call
+from lab.train.patch import override_call
 
 FAR_ID = 2**30  # above any table; never evaluated as an index
 WIDTH = 4
@@ -66,7 +66,7 @@ def measure_tables(model: nn.Module) -> Tables:
     for path, module in model.named_modules():
         if _is_embedding(module):
             classes[path] = module, type(module)
-            replace_call(module, partial(look, path))
+            override_call(module, partial(look, path))
     was_training = model.training
     model.eval()  # dropout would draw from the run's random numbers
     try:
@@ -77,7 +77,7 @@ def measure_tables(model: nn.Module) -> Tables:
             module.__class__ = cls
     tokens, positions = [], []
     for table, ids in seen:
-        highest = int(ids.max())  # type: ignore[arg-type]
+        highest = int(ids.max())
         if highest == FAR_ID:
             tokens.append(table)
         elif ids.shape[-1] == WIDTH and ids.reshape(-1, WIDTH)[0].tolist() == _run_to(highest):

@@ -1,4 +1,4 @@
-"""The training process: find everything the run needs, then train, session after session.
+"""The training process: open the data and the model, train, and exit with an :class:`Outcome`.
 
 Started by the supervisor as ``python -m lab.train.worker``, a fresh interpreter every time, so that
 no earlier run's heap is in its memory curve. The first line of its standard input is its config.
@@ -29,13 +29,17 @@ from lab.data.tokenizer import load_tokenizer  # noqa: E402
 from lab.protocol import Outcome, RecordKind  # noqa: E402
 from lab.train import checkpoint, memory, mlx_lm_trainer, model_files  # noqa: E402
 from lab.train.channel import Channel  # noqa: E402
-from lab.train.loop import Loop  # noqa: E402
+from lab.train.lab_trainer import LabTrainer  # noqa: E402
 from lab.train.reporter import Reporter  # noqa: E402
-from lab.train.session import Progress, Session, Shared  # noqa: E402
+from lab.train.session import TrainingContext  # noqa: E402
 
 
 def main() -> int:
-    """Run one worker process; its exit code is an :class:`Outcome`."""
+    """Run one worker process.
+
+    Returns:
+        The exit code, an :class:`Outcome`.
+    """
     arguments = _arguments()
     config = from_dict(Config, json.loads(sys.stdin.readline()))
     channel = Channel(arguments.records)
@@ -78,8 +82,8 @@ def _work(config: Config, arguments: argparse.Namespace, channel: Channel) -> Ou
         mlx_lm_trainer.import_mlx_lm()
     else:
         memory.set_limits(config.memory)
-    shared = _open_shared(config, arguments.cache)
-    fingerprint = model_files.fingerprint(shared.folder) if shared.folder else None
+    context = _open_context(config, arguments.cache)
+    fingerprint = model_files.fingerprint(context.folder) if context.folder else None
     reporter = Reporter(
         config,
         channel,
@@ -87,16 +91,17 @@ def _work(config: Config, arguments: argparse.Namespace, channel: Channel) -> Ou
         generation=arguments.generation,
         clock=lambda: time.monotonic() - arguments.started,
     )
-    # All is imported and opened: from here on it takes memory, which the one before must have left.
-    trainer_of = mlx_lm_trainer.Baseline if config.trainer == "mlx_lm" else Sessions
-    trainer = trainer_of(shared, channel, reporter, channel.wait_for_go())
+    # Building the model takes memory, which the worker before this one must have freed.
+    resume_from = channel.wait_for_go()
+    trainer_class = mlx_lm_trainer.MlxLmTrainer if config.trainer == "mlx_lm" else LabTrainer
+    trainer = trainer_class(context, channel, reporter, resume_from)
     parameters = sum(array.size for array in trainer.weights().values())
     step = trainer.progress.step
     channel.send(
         RecordKind.READY,
         pid=os.getpid(),
-        environment=_environment(config, shared, fingerprint),
-        notes=[*shared.data.notes, f"{parameters:,} trained parameters"],
+        environment=_environment(context, fingerprint),
+        notes=[*context.data.notes, f"{parameters:,} trained parameters"],
         step=step,
     )
     if config.fault.crash is not None:
@@ -112,45 +117,13 @@ def _work(config: Config, arguments: argparse.Namespace, channel: Channel) -> Ou
     return outcome
 
 
-class Sessions:
-    """The lab's own trainer: a session, and after each reload in process another."""
-
-    def __init__(
-        self, shared: Shared, channel: Channel, reporter: Reporter, go_on_from: int
-    ) -> None:
-        self._shared, self._channel, self._reporter = shared, channel, reporter
-        self._open(go_on_from)
-
-    @property
-    def progress(self) -> Progress:
-        return self._session.progress
-
-    def weights(self) -> dict[str, mx.array]:
-        return self._session.weights()
-
-    def run(self) -> Outcome:
-        """Train until the run ends, is stopped, or another process is to go on."""
-        loop = Loop(self._shared, self._channel, self._reporter)
-        while True:
-            outcome, pending = loop.run(self._session), self.progress.pending
-            if outcome is not Outcome.RELOAD or not pending or pending.method != "in_process":
-                return outcome
-            del self._session
-            memory.give_back()
-            self._open(pending.step)
-
-    def _open(self, resume_at_most: int) -> None:
-        checkpoints = self._reporter.checkpoints
-        self._session = _open_session(self._shared, checkpoints, resume_at_most, self._channel)
-
-
-def _open_shared(config: Config, cache: Path) -> Shared:
+def _open_context(config: Config, cache: Path) -> TrainingContext:
     folder = model_files.folder_of(config.model)
     tokenizer = load_tokenizer(folder)
     data = open_data(config.data, config.train, config.seed, tokenizer, cache)
     held_out = data.val if config.trainer == "lab" else None
     count = min(config.train.val_batches, len(held_out)) if held_out else 0
-    return Shared(
+    return TrainingContext(
         config=config,
         data=data,
         validation=tuple(held_out.batch(index) for index in range(count)) if held_out else (),
@@ -159,21 +132,9 @@ def _open_shared(config: Config, cache: Path) -> Shared:
     )
 
 
-def _open_session(
-    shared: Shared, checkpoints: Path, resume_at_most: int, channel: Channel
-) -> Session:
-    """A session from the newest good checkpoint, or a new one where there is none."""
-    for step in reversed([s for s in checkpoint.steps(checkpoints) if s <= resume_at_most]):
-        try:
-            return Session(shared, checkpoints / f"step_{step}")
-        except checkpoint.CheckpointError as error:
-            channel.send(RecordKind.WARNING, text=f"checkpoint skipped: {error}")
-    return Session(shared)
-
-
-def _environment(config: Config, shared: Shared, model: str | None) -> dict[str, object]:
-    """What besides the config decides the figures and the bits of a run."""
-    # A restart must be quick: importlib.metadata and platform.platform() would take 30 ms.
+def _environment(context: TrainingContext, model_fingerprint: str | None) -> dict[str, object]:
+    """Versions, device and fingerprints: besides the config, all that a run's results depend on."""
+    # Not importlib.metadata or platform.platform(): they would add 30 ms to each restart.
     from mlx_lm._version import __version__ as mlx_lm_version
 
     info, system = mx.device_info(), os.uname()
@@ -185,9 +146,9 @@ def _environment(config: Config, shared: Shared, model: str | None) -> dict[str,
         "device": str(mx.default_device()),
         "device_name": str(info.get("device_name") or info.get("architecture") or ""),
         "blas": BLAS,
-        "threads": config.worker.threads,
-        "data_fingerprint": shared.data.fingerprint,
-        "model_fingerprint": model,
+        "threads": context.config.worker.threads,
+        "data_fingerprint": context.data.fingerprint,
+        "model_fingerprint": model_fingerprint,
     }
 
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from lab.train import checkpoint
 from lab.train.checkpoint import CheckpointError, Snapshot
+from lab.train.stateful import check_states
 
 ADAPTER = {"fine_tune_type": "full"}
 
@@ -22,24 +23,53 @@ ADAPTER = {"fine_tune_type": "full"}
 def snapshot(step: int = 7) -> Snapshot:
     return Snapshot(
         step=step,
-        weights={"a.weight": mx.arange(12, dtype=mx.float32).reshape(3, 4), "b": mx.array(2.5)},
-        optimizer={"step": mx.array(7, mx.uint64), "a.m": mx.ones((2, 2), mx.bfloat16)},
-        state={"rng": [1, 2**32 - 1], "progress": {"step": step}},
+        states={
+            "rng": [1, 2**32 - 1],
+            "progress": {"step": step},
+            "model": {"a.w": mx.arange(12, dtype=mx.float32).reshape(3, 4), "b": mx.array(2.5)},
+            "optimizer": {"step": mx.array(7, mx.uint64), "a.m": mx.ones((2, 2), mx.bfloat16)},
+        },
     )
 
 
+FILES = ("adapters.safetensors", "optimizer.safetensors", "adapter_config.json", "state.json")
+
+
 def test_what_is_loaded_is_what_was_saved(tmp_path: Path) -> None:
+    saved, loaded = snapshot(), checkpoint.load(checkpoint.save(tmp_path, snapshot(), ADAPTER))
+    assert loaded.step == 7
+    check_states(loaded.states, saved.states)
+    for part in ("rng", "progress"):
+        assert loaded.states[part] == saved.states[part]
+    for part in ("model", "optimizer"):
+        for name, array in saved.states[part].items():
+            assert mx.array_equal(array, loaded.states[part][name])
+
+
+def test_the_files_are_those_that_mlx_lm_and_older_runs_have(tmp_path: Path) -> None:
     folder = checkpoint.save(tmp_path, snapshot(), ADAPTER)
-    loaded = checkpoint.load(folder)
-    assert (loaded.step, loaded.state) == (7, snapshot().state)
-    for part in ("weights", "optimizer"):
-        checkpoint.check_same(part, getattr(loaded, part), getattr(snapshot(), part))
-        for name, array in getattr(snapshot(), part).items():
-            assert mx.array_equal(array, getattr(loaded, part)[name])
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert (manifest["version"], manifest["step"]) == (1, 7)
+    assert tuple(manifest["files"]) == FILES
+    assert {file.name for file in folder.iterdir()} == {*FILES, "manifest.json"}
+    assert mx.load(str(folder / "adapters.safetensors")).keys() == {"a.w", "b"}
+    assert mx.load(str(folder / "optimizer.safetensors")).keys() == {"step", "a.m"}
+    assert json.loads((folder / "adapter_config.json").read_text()) == ADAPTER
+    state = json.loads((folder / "state.json").read_text())
+    assert state == {"rng": [1, 2**32 - 1], "progress": {"step": 7}}
 
 
-@pytest.mark.parametrize("name", [*checkpoint.FILES, checkpoint.MANIFEST])
-@settings(max_examples=12)
+def test_a_part_that_no_checkpoint_has_seen_is_kept_too(tmp_path: Path) -> None:
+    cursor, average = {"epoch": 2}, {"w": mx.array([0.5, 0.25])}
+    states = {**snapshot().states, "cursor": cursor, "average": average}
+    loaded = checkpoint.load(checkpoint.save(tmp_path, Snapshot(7, states), ADAPTER)).states
+    assert loaded.keys() == states.keys()
+    assert loaded["cursor"] == cursor
+    assert mx.array_equal(loaded["average"]["w"], average["w"])
+
+
+@pytest.mark.parametrize("name", [*FILES, checkpoint.MANIFEST])
+@settings(max_examples=12, deadline=None)  # it waits for the disk
 @given(position=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 def test_any_flipped_bit_is_noticed(
     tmp_path_factory: pytest.TempPathFactory, name: str, position: float, bit: int
@@ -54,10 +84,11 @@ def test_any_flipped_bit_is_noticed(
         assert folder.name in str(error)
     else:  # in the manifest a bit can change what no one relies on: the time it was written
         assert name == checkpoint.MANIFEST
-        assert loaded.state == snapshot().state
+        check_states(loaded.states, snapshot().states)
+        assert loaded.states["progress"] == snapshot().states["progress"]
 
 
-@pytest.mark.parametrize("name", [*checkpoint.FILES, checkpoint.MANIFEST])
+@pytest.mark.parametrize("name", [*FILES, checkpoint.MANIFEST])
 def test_a_truncated_or_missing_file_is_named(tmp_path: Path, name: str) -> None:
     folder = checkpoint.save(tmp_path, snapshot(), ADAPTER)
     os.truncate(folder / name, (folder / name).stat().st_size // 2)
@@ -109,8 +140,11 @@ def test_one_that_could_not_be_used_pushes_no_good_one_out(tmp_path: Path) -> No
     ("change", "message"),
     [
         ({"version": 99}, "expected version 1, found 99"),
-        ({"files": {"../../etc/passwd": {}}}, "expected exactly the files"),
-        ({"files": []}, "expected exactly the files"),
+        ({"files": {"../../etc/passwd": {}}}, "expected the files"),
+        ({"files": dict.fromkeys([*FILES, "../secret.safetensors"])}, "expected the files"),
+        ({"files": dict.fromkeys([*FILES, "secret.pickle"])}, "expected the files"),
+        ({"files": dict.fromkeys(FILES[:-1])}, "expected the files"),
+        ({"files": []}, "expected the files"),
     ],
 )
 def test_a_hostile_or_newer_manifest_is_refused(tmp_path: Path, change: dict, message: str) -> None:
@@ -124,15 +158,37 @@ def test_a_hostile_or_newer_manifest_is_refused(tmp_path: Path, change: dict, me
 @pytest.mark.parametrize(
     ("found", "message"),
     [
-        ({}, "a is missing"),
-        ({"a": mx.zeros(2), "b": mx.zeros(2)}, "b is unknown"),
-        ({"a": mx.zeros(3)}, r"a: expected \(2,\)"),
-        ({"a": mx.zeros(2, mx.int32)}, "a: expected .* found .*int32"),
+        ({}, r"model.a: expected, not found"),
+        ({"a": mx.zeros(2), "b": mx.zeros(2)}, r"model.b: found, not expected"),
+        ({"a": mx.zeros(3)}, r"model.a: expected \(2,\) .*float32, found \(3,\) .*float32"),
+        ({"a": mx.zeros(2, mx.int32)}, r"model.a: expected \(2,\) .*float32, found .*int32"),
     ],
 )
 def test_arrays_that_do_not_fit_are_named(found: dict, message: str) -> None:
-    with pytest.raises(CheckpointError, match=message):
-        checkpoint.check_same("weights", found, {"a": mx.zeros(2)})
+    with pytest.raises(CheckpointError, match=f"adapters.safetensors: {message}"):
+        check_states({"model": found}, {"model": {"a": mx.zeros(2)}})
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        ({"step": 1}, "progress.policy: expected, not found"),
+        ({"step": True, "policy": {"wait": 2}}, "progress.step: expected int, found bool"),
+        ({"step": 1, "policy": None}, "progress.policy: expected dict, found NoneType"),
+        ({"step": 1, "policy": {"wait": 2, "x": 1}}, "progress.policy.x: found, not expected"),
+        ([1], "progress: expected dict, found list of 1"),
+    ],
+)
+def test_json_that_does_not_fit_is_named(found: object, message: str) -> None:
+    with pytest.raises(CheckpointError, match=f"state.json: {message}"):
+        check_states({"progress": found}, {"progress": {"step": 3, "policy": {"wait": 2}}})
+
+
+def test_a_part_that_is_missing_or_unknown_is_named() -> None:
+    with pytest.raises(CheckpointError, match="rng: expected, not found"):
+        check_states({}, {"rng": [1, 2]})
+    with pytest.raises(CheckpointError, match="rng: found, not expected"):
+        check_states({"rng": [1, 2]}, {})
 
 
 def test_the_digest_of_weights_sees_names_shapes_types_and_bits() -> None:
@@ -182,6 +238,6 @@ def test_arrays_made_by_hand_are_refused_before_mlx_reads_them(
     tmp_path: Path, content: bytes
 ) -> None:
     folder = checkpoint.save(tmp_path, snapshot(), ADAPTER)
-    forge(folder, checkpoint.WEIGHTS, content)
-    with pytest.raises(CheckpointError, match=f"step_7/{checkpoint.WEIGHTS}"):
+    forge(folder, "adapters.safetensors", content)
+    with pytest.raises(CheckpointError, match=r"step_7/adapters\.safetensors"):
         checkpoint.load(folder)

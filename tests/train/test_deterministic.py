@@ -1,4 +1,4 @@
-"""The repeatable embedding: the same rows, the same gradient, whatever tokens repeat."""
+"""The deterministic embedding: same rows and same gradient, however often a token repeats."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lab.config.schema import ConfigError
-from lab.train.deterministic import lookup, make_embeddings_repeatable
+from lab.train.deterministic import deterministic_embedding, make_embedding_gradients_deterministic
 
 
 @settings(deadline=None)
@@ -19,9 +19,9 @@ def test_the_gradient_is_that_of_a_plain_lookup(ids: list[int], seed: int) -> No
     weight, out = mx.random.normal((7, 4)), mx.random.normal((len(ids), 4))
     tokens = mx.array(ids)
     plain = mx.grad(lambda w: (w[tokens] * out).sum())(weight)
-    ours = mx.grad(lambda w: (lookup(w, tokens) * out).sum())(weight)
+    ours = mx.grad(lambda w: (deterministic_embedding(w, tokens) * out).sum())(weight)
     assert mx.allclose(ours, plain, rtol=1e-5, atol=1e-5)
-    assert mx.array_equal(lookup(weight, tokens), weight[tokens])
+    assert mx.array_equal(deterministic_embedding(weight, tokens), weight[tokens])
 
 
 def test_tied_weights_keep_both_parts_of_their_gradient() -> None:
@@ -30,7 +30,7 @@ def test_tied_weights_keep_both_parts_of_their_gradient() -> None:
 
     ids = mx.array([[1, 2, 2], [3, 1, 1]])
     gradients = []
-    for prepare in (lambda _: None, make_embeddings_repeatable):
+    for prepare in (lambda _: None, make_embedding_gradients_deterministic):
         mx.random.seed(0)
         model = nn.Embedding(5, 4)
         prepare(model)
@@ -41,7 +41,7 @@ def test_tied_weights_keep_both_parts_of_their_gradient() -> None:
 def test_frozen_embeddings_are_left_alone() -> None:
     model = nn.Embedding(5, 4)
     model.freeze()
-    make_embeddings_repeatable(model)
+    make_embedding_gradients_deterministic(model)
     assert type(model) is nn.Embedding
 
 
@@ -55,4 +55,4 @@ def test_an_adapter_on_an_embedding_is_refused() -> None:
             self.embed_tokens = LoRAEmbedding()
 
     with pytest.raises(ConfigError, match=r"adapter\.targets=embed_tokens"):
-        make_embeddings_repeatable(Model())
+        make_embedding_gradients_deterministic(Model())

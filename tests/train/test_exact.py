@@ -58,7 +58,7 @@ def test_reloads_change_nothing(straight, method: str, tmp_path: Path) -> None:
     assert_same(reloaded, expected, LAST)
 
 
-def test_each_part_of_the_state_matters(tmp_path: Path) -> None:
-    """The comparison can fail: another seed gives another curve from the first step on."""
+def test_another_seed_gives_another_curve(tmp_path: Path) -> None:
+    """So the comparison above can fail. That each part of the state matters: test_session."""
     runs = [start(tmp_path / f"seed{seed}", *STRAIGHT, f"seed={seed}") for seed in (0, 1)]
     assert runs[0].column("loss")[0] != runs[1].column("loss")[0]

@@ -1,7 +1,7 @@
 """On an accelerator: reloads are exact there too, and the probe tells the truth about its memory.
 
 ``pytest -m gpu``. The sequences are long enough for cuDNN's attention, whose backward pass is not
-repeatable as it comes: ``train.deterministic`` (the default) must make it so.
+deterministic by itself: ``train.deterministic`` (the default) must make it so.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def test_four_runs_have_one_curve(tmp_path: Path) -> None:
     assert curves.count(curves[0]) == 4
 
 
-def test_a_run_that_need_not_be_repeatable_trains(tmp_path: Path) -> None:
+def test_a_run_that_need_not_be_deterministic_trains(tmp_path: Path) -> None:
     run = start(tmp_path / "run", *STRAIGHT, *SIZES, "train.deterministic=false")
     assert run.result.exit_code == 0
 

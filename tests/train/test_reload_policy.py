@@ -8,7 +8,13 @@ from hypothesis import strategies as st
 
 from lab.config.keys import Reload
 from lab.config.units import GB, MB
-from lab.train.reload_policy import PolicyState, Triggers, decide, judge, triggers
+from lab.train.reload_policy import (
+    PolicyState,
+    Triggers,
+    active_triggers,
+    reload_reason,
+    update_back_off,
+)
 
 BASE = {
     "interval_steps": 100,
@@ -25,7 +31,9 @@ def reasons(policy: Triggers, memory: list[int], slopes: list[float | None] | No
     last, found = len(memory), {}
     for step, held in enumerate(memory, start=1):
         slope = slopes[step - 1] if slopes else None
-        reason = decide(policy, PolicyState(), step=step, last_step=last, memory=held, slope=slope)
+        reason = reload_reason(
+            policy, PolicyState(), step=step, last_step=last, memory=held, slope=slope
+        )
         if reason:
             found[step] = reason
     return found
@@ -46,7 +54,7 @@ def reasons(policy: Triggers, memory: list[int], slopes: list[float | None] | No
     ],
 )
 def test_a_policy_says_which_triggers_act(policy: str, extra: dict, expected: Triggers) -> None:
-    assert triggers(Reload(policy=policy, **(BASE | extra))) == expected
+    assert active_triggers(Reload(policy=policy, **(BASE | extra))) == expected
 
 
 @pytest.mark.parametrize(
@@ -69,8 +77,8 @@ def run_with_memory_stuck(policy: Triggers, steps: int, memory: int) -> list[tup
     state, reloads = PolicyState(), []
     for step in range(1, steps + 1):
         if reloads and reloads[-1][0] == step - 1:
-            state, _ = judge(policy, state, reloaded_at=step - 1, memory=memory)
-        reason = decide(policy, state, step=step, last_step=steps, memory=memory, slope=None)
+            state, _ = update_back_off(policy, state, reloaded_at=step - 1, memory=memory)
+        reason = reload_reason(policy, state, step=step, last_step=steps, memory=memory, slope=None)
         if reason:
             reloads.append((step, reason))
     return reloads
@@ -89,9 +97,9 @@ def test_the_interval_never_backs_off() -> None:
 def test_one_reload_that_helps_ends_the_back_off() -> None:
     policy, state = Triggers(threshold=5), PolicyState()
     for step in (1, 3, 7):
-        state, ineffective = judge(policy, state, reloaded_at=step, memory=6)
+        state, ineffective = update_back_off(policy, state, reloaded_at=step, memory=6)
         assert ineffective
-    state, ineffective = judge(policy, state, reloaded_at=15, memory=5)
+    state, ineffective = update_back_off(policy, state, reloaded_at=15, memory=5)
     assert not ineffective
     assert state == PolicyState()
 

@@ -1,0 +1,59 @@
+"""The lab's own trainer: one session after another in a worker process."""
+
+from __future__ import annotations
+
+from lab.protocol import Outcome, RecordKind
+from lab.train import checkpoint, memory
+from lab.train.channel import Channel
+from lab.train.checkpoint import Arrays, CheckpointError
+from lab.train.loop import Loop
+from lab.train.progress import Progress
+from lab.train.reporter import Reporter
+from lab.train.session import Session, TrainingContext
+
+
+class LabTrainer:
+    """Trains a session, and after each reload in process a new one."""
+
+    def __init__(
+        self, context: TrainingContext, channel: Channel, reporter: Reporter, resume_from: int
+    ) -> None:
+        """Open a session from the newest good checkpoint.
+
+        Arguments:
+            resume_from: the newest step whose checkpoint may be used.
+
+        Raises:
+            ConfigError: the model cannot be built.
+        """
+        self._context, self._channel, self._reporter = context, channel, reporter
+        self._session = self._open(resume_from)
+
+    @property
+    def progress(self) -> Progress:
+        return self._session.progress
+
+    def weights(self) -> Arrays:
+        """The trained parameters by name."""
+        return self._session.weights()
+
+    def run(self) -> Outcome:
+        """Train until the run ends, is stopped, or another process is to take over."""
+        loop = Loop(self._context, self._channel, self._reporter)
+        while True:
+            outcome, pending = loop.run(self._session), self.progress.pending
+            if outcome is not Outcome.RELOAD or not pending or pending.method != "in_process":
+                return outcome
+            del self._session  # before the next is built: two would not fit into memory
+            memory.release_unused()
+            self._session = self._open(pending.step)
+
+    def _open(self, resume_from: int) -> Session:
+        """A session from the newest good checkpoint, or a new one where there is none."""
+        folder = self._reporter.checkpoints
+        for step in reversed([s for s in checkpoint.steps(folder) if s <= resume_from]):
+            try:
+                return Session(self._context, folder / f"step_{step}")
+            except CheckpointError as error:
+                self._channel.send(RecordKind.WARNING, text=f"checkpoint skipped: {error}")
+        return Session(self._context)
