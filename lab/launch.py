@@ -94,11 +94,12 @@ def _begin_sweep(config: DictConfig) -> None:
     from lab.machine.interpreter import environment_with_lab
     from lab.sweep import plan
     from lab.sweep.lease import Lead
-    from lab.sweep.local_ray import start_ray
+    from lab.sweep.local_ray import set_init_defaults, start_ray
 
     folder = Path(config.hydra.sweep.dir)
     plan.prefer_command_line(config)
-    plan.settle_plugins(config)
+    set_init_defaults(config)
+    plan.set_trials_at_once(config)
     index = plan.index_of(config)
     if _here.resuming:
         plan.check_same(folder, index)

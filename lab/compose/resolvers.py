@@ -23,8 +23,11 @@ def _profile_here() -> str:
 def register() -> None:
     """Make the schema and the resolvers known to Hydra."""
     ConfigStore.instance().store("schema", schema(Config))
+    # Hydra resolves interpolated groups once all others are chosen: "deferred" only makes its
+    # option one, so that hydra/env=lab can ask which launcher and sweeper were.
     resolvers = {
         "detected_profile": _profile_here,
+        "deferred": lambda option: option,
         "machine": lambda key: getattr(probe_machine(), key),
         "model_tier": model_size.tier_of_folder,
     }

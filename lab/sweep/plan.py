@@ -18,24 +18,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from lab.compose.overrides import override_key, plain_overrides
 from lab.config.keys import Config
 from lab.config.schema import ConfigError
-from lab.config.units import MB
 from lab.sweep.index import RESUMED_SETTINGS, VERSION, Index, this_host
 
 TRIALS_AT_ONCE = 2  # where the launcher would start any number of jobs
-
-# What is better here than what a plugin ships: by its class, a key's shipped value and ours.
-SETTLED: dict[str, dict[str, tuple[object, object]]] = {
-    "JoblibLauncher": {"n_jobs": (-1, 2)},  # not one a core: each has its part of the memory only
-    "RayLauncher": {
-        "ray.init.num_cpus": (None, 2),
-        "ray.init.include_dashboard": (None, False),
-        "ray.init.object_store_memory": (None, 75 * MB),  # the least there can be
-    },
-    "LocalLauncher": {"timeout_min": (60, 7 * 24 * 60)},  # after it the job is killed
-    "SlurmLauncher": {"max_num_timeout": (0, 10)},  # a job whose time is up goes on where it was
-    # With a seed an interrupted sweep asks for the same trials again.
-    "OptunaSweeper": {"sampler.seed": (None, 0), "max_failure_rate": (0.0, 1.0)},
-}
+OPTUNA_N_JOBS = 2  # as the plugin ships it: nobody chose it
 
 
 def prefer_command_line(config: DictConfig) -> None:
@@ -50,30 +36,19 @@ def prefer_command_line(config: DictConfig) -> None:
             del config.hydra.sweeper.params[key]
 
 
-def settle_plugins(config: DictConfig) -> None:
-    """Give the launcher and the sweeper what they need here, where the user set nothing else."""
-    has_cluster = OmegaConf.select(config, "hydra.launcher.ray.init.address") is not None
-    for kind in ("launcher", "sweeper"):
-        name = config.hydra[kind]._target_.rpartition(".")[2]
-        for key, values in SETTLED.get(name, {}).items():
-            if not has_cluster or kind == "sweeper":
-                _settle(config, f"hydra.{kind}.{key}", *values)
-    if not sweeps_a_grid(config):
-        # Each trial is chosen knowing all that ended before it.
-        _settle(config, "hydra.sweeper.n_jobs", 2, _at_once(config) or TRIALS_AT_ONCE)
-        if (_number(config, "hydra.sweeper.n_jobs") or 1) < 1:
-            raise ConfigError("hydra.sweeper.n_jobs", config.hydra.sweeper.n_jobs, "at least 1")
+def set_trials_at_once(config: DictConfig) -> None:
+    """Let a sampler's trials run as many at a time as the launcher's jobs, unless the user says.
 
-
-def _settle(config: DictConfig, key: str, shipped: object, ours: object) -> None:
-    """Set a plugin's key, unless the command line or a config file set it already."""
-    parent, _, name = key.rpartition(".")
-    node = OmegaConf.select(config, parent)
+    Each trial is chosen knowing all that ended before it, so no more are begun than run at once.
+    """
+    key = "hydra.sweeper.n_jobs"
+    if sweeps_a_grid(config) or OmegaConf.select(config, key) is None:
+        return
     given = {override_key(o) for o in plain_overrides(config.hydra.overrides.hydra)}
-    known = name in node or OmegaConf.get_type(node) is dict  # one that takes any key
-    if known and key not in given and OmegaConf.select(config, key) == shipped:
-        with open_dict(config):
-            OmegaConf.update(config, key, ours)
+    if key not in given and config.hydra.sweeper.n_jobs == OPTUNA_N_JOBS:
+        config.hydra.sweeper.n_jobs = _at_once(config) or TRIALS_AT_ONCE
+    if (_number(config, key) or 1) < 1:
+        raise ConfigError(key, config.hydra.sweeper.n_jobs, "at least 1")
 
 
 def index_of(config: DictConfig) -> Index:
