@@ -20,7 +20,7 @@ from lab.plots.curves import KEYS, Columns, read_columns, read_reloads
 from lab.records.files import RunBusy, check_idle, read_summary
 from lab.records.rows import read_jsonl
 from lab.records.summary import figures_of
-from lab.sweep.index import INDEX, Index, Job, jobs_of, state_of
+from lab.sweep.index import INDEX_FILE, Job, SweepIndex, jobs_of, state_of
 from lab.tracking.text import clean
 
 MARKS = ("config.yaml", "metrics.jsonl")  # either makes a folder a run's
@@ -143,7 +143,7 @@ def find_runs(folders: Sequence[Path]) -> Found:
 
 
 def _places(folder: Path, notes: list[str]) -> Iterator[Place]:
-    if (folder / INDEX).is_file():
+    if (folder / INDEX_FILE).is_file():
         yield from _jobs(folder, notes)
     elif any((folder / mark).is_file() for mark in MARKS):
         yield Place(folder)
@@ -173,7 +173,7 @@ def _jobs(folder: Path, notes: list[str]) -> Iterator[Place]:
     swept: tuple[str, ...] = ()
     jobs = list(jobs_of(folder))
     try:
-        index = Index.read(folder)
+        index = SweepIndex.read(folder)
     except ConfigError as error:
         notes.append(f"{error}; its jobs are shown all the same")
     else:

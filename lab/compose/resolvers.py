@@ -1,4 +1,4 @@
-"""What the YAML files may ask of the machine and of the command line: OmegaConf's resolvers."""
+"""The schema and the OmegaConf resolvers that the YAML files use."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _profile_here() -> str:
 
 
 def register() -> None:
-    """Make the schema and the resolvers known to Hydra."""
+    """Register the schema with Hydra and the resolvers with OmegaConf."""
     ConfigStore.instance().store("schema", schema(Config))
     # Hydra resolves interpolated groups once all others are chosen: "deferred" only makes its
     # option one, so that hydra/env=lab can ask which launcher and sweeper were.
@@ -33,7 +33,7 @@ def register() -> None:
     }
     for name, resolver in resolvers.items():
         OmegaConf.register_new_resolver(name, resolver, replace=True)
-    # Hydra hands the cache on to each job of a sweep: its folder is named once, as ${now:} is.
+    # Cached, as ${now:} is: Hydra copies the cache to each job, so all agree on the sweep's folder.
     for name, choose in {"run_name": list[str], "sweep_name": sweeping}.items():
         OmegaConf.register_new_resolver(
             name,

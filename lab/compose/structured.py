@@ -1,4 +1,4 @@
-"""The schema that Hydra composes into, made from the frozen config classes."""
+"""The structured config (schema) that Hydra composes into, made from the frozen config classes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ def schema(cls: type[Any]) -> type[Any]:
             if f.name != "version"
         ],
     )
-    # Where a launcher's process finds it by name: cloudpickle before 3 loses a dataclass's fields.
+    # Importable by name, so that launchers pickle it by reference: cloudpickle < 3 loses the fields
+    # of a dataclass that it pickles by value.
     setattr(schemas, cls.__name__, made)
     made.__module__, made.__qualname__ = __name__, f"schemas.{cls.__name__}"
     return made
