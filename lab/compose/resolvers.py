@@ -8,8 +8,7 @@ from omegaconf import OmegaConf
 from lab.compose import model_size
 from lab.compose.overrides import plain_overrides, run_name, sweeping
 from lab.compose.profiles import detected_profile, profile_sizes
-from lab.compose.structured import schema
-from lab.config.keys import Config
+from lab.compose.structured import CONFIG_SCHEMA
 from lab.machine.probe import ProbeError, probe_machine
 
 
@@ -22,7 +21,7 @@ def _profile_here() -> str:
 
 def register() -> None:
     """Register the schema with Hydra and the resolvers with OmegaConf."""
-    ConfigStore.instance().store("schema", schema(Config))
+    ConfigStore.instance().store("schema", CONFIG_SCHEMA)
     # Hydra resolves interpolated groups once all others are chosen: "deferred" only makes its
     # option one, so that hydra/env=lab can ask which launcher and sweeper were.
     resolvers = {

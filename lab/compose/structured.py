@@ -10,6 +10,8 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from omegaconf import MISSING
 
+from lab.config.keys import Config
+
 schemas = SimpleNamespace()
 
 
@@ -48,3 +50,7 @@ def _node(hint: Any) -> Any:
     if get_origin(hint) is dict:
         return dict[str, _node(arguments[1])]
     return schema(hint) if is_dataclass(hint) else Any
+
+
+# Made on import: a launcher's process, which unpickles a config first of all, looks it up by name.
+CONFIG_SCHEMA = schema(Config)
