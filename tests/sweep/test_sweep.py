@@ -257,6 +257,7 @@ def refusal(folder: Path, *overrides: str, monkeypatch: pytest.MonkeyPatch, caps
     [
         ({"overrides": ("hydra.callbacks.x._target_=os.system",)}, "is not taken from a file"),
         ({"overrides": ("+hydra/launcher=a/b",)}, "is not taken from a file"),
+        ({"overrides": ("hydra/env=default",)}, "is not taken from a file"),
         ({"overrides": ("name=${oc.env:HOME}",)}, "holds no interpolation"),
         ({"overrides": ("--config-dir=elsewhere",)}, "is not taken from a file"),
         ({"overrides": ("model=../../other",)}, "is not taken from a file"),
