@@ -1,7 +1,7 @@
-"""The command line: every job is composed and checked first, then carried out.
+"""Hydra's entry point: check the run, or every job of the sweep, then run.
 
-A bad configuration ends with exit code 2 and one line that names key, value and what is allowed,
-before a directory is made.
+A bad configuration ends with exit code 2 and one line that names the key, its value and what is
+allowed, before a directory is made.
 """
 
 from __future__ import annotations
@@ -21,48 +21,47 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from lab.compose.check import check_run
 from lab.compose.config import compose_config
-from lab.compose.errors import REFUSALS, SweepError, explain
+from lab.compose.errors import explain
 from lab.compose.overrides import plain_overrides
 from lab.compose.profiles import CONF
-from lab.config.schema import ConfigError
 
 if TYPE_CHECKING:
-    from lab.sweep.lease import Lead
+    from lab.sweep.lease import SweepLease
 
 log = logging.getLogger("lab")
 
 
 @dataclass
-class Here:
-    """What this process has done of the command that it was given.
+class CommandState:
+    """What Hydra's callbacks and tasks leave for the end of the command; they return nothing.
 
     Attributes:
-        exit_code: that of the one run there was, or of a sweep that was told to end.
-        sweep: the folder of the sweep that it leads, and its hold on it.
+        exit_code: of the single run, or of a sweep that was interrupted.
+        lease: on the sweep, once it is begun.
         resuming: the sweep was begun by an earlier command.
     """
 
     exit_code: int = 0
-    sweep: Path | None = None
-    lead: Lead | None = None
+    lease: SweepLease | None = None
     resuming: bool = False
 
 
-_here = Here()
+_state = CommandState()
 
 
-# --- All jobs, before the first one starts ------------------------------------------------------
+# --- Before the first job -----------------------------------------------------------------------
 
 
 class CheckFirst(Callback):
-    """Refuses a run or a sweep before Hydra makes its directory.
+    """Check a run or a whole sweep before Hydra makes its directory.
 
     Hydra turns an ordinary exception of a callback into a warning; SystemExit passes.
     """
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
-        _or_exit(_check_run, config)
+        _or_exit(check_run, config)
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         _or_exit(_begin_sweep, config)
@@ -71,80 +70,43 @@ class CheckFirst(Callback):
 def _or_exit(check: Callable[[DictConfig], None], config: DictConfig) -> None:
     try:
         check(config)
-    except Exception as error:  # noqa: BLE001 - of an ordinary one Hydra would warn, and go on
+    except Exception as error:  # noqa: BLE001 - Hydra would only warn, and go on
         code, line = explain(error, plain_overrides(config.hydra.overrides.task))
         print(line, file=sys.stderr)
         raise SystemExit(code) from None
 
 
-def _check_run(config: DictConfig) -> None:
-    compose_config(config, plain_overrides(config.hydra.overrides.task))
-    _check_folder("hydra.run.dir", config.hydra.run.dir, "config.yaml")
-
-
-def _check_folder(key: str, folder: str, *marks: str) -> None:
-    for mark in marks:
-        if next(Path(folder).glob(mark), None) is not None:
-            what = "a sweep" if mark == "sweep.json" else "a run"
-            raise ConfigError(key, folder, f"already holds {what}; choose another folder")
-
-
 def _begin_sweep(config: DictConfig) -> None:
-    """Check every job of a sweep, then write its index and take the lead of it."""
-    from lab.machine.interpreter import environment_with_lab
-    from lab.sweep import plan
-    from lab.sweep.lease import Lead
+    from lab.sweep.begin import begin_sweep
     from lab.sweep.local_ray import start_ray
 
-    folder = Path(config.hydra.sweep.dir)
-    plan.prefer_command_line(config)
-    plan.settle_plugins(config)
-    index = plan.index_of(config)
-    if _here.resuming:
-        plan.check_same(folder, index)
-    else:
-        _check_folder("hydra.sweep.dir", config.hydra.sweep.dir, "sweep.json", "*/config.yaml")
-    _check_jobs(config, plan.jobs(config), index.side_by_side)
-    if not _here.resuming:
-        try:
-            index.write(folder)
-        except OSError as error:
-            raise ConfigError("hydra.sweep.dir", folder, f"{error.strerror}") from error
-    _here.sweep, _here.lead = folder, Lead(folder)
-    os.environ.update(environment_with_lab())  # a launcher's own processes look for it there
-    start_ray(config)
+    _state.lease = begin_sweep(config, resuming=_state.resuming)
+    start_ray(config)  # before our handlers: it installs one of SIGTERM
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _leave)
+        signal.signal(number, _interrupt_sweep)
 
 
-def _check_jobs(config: DictConfig, jobs: Sequence[list[str]], side_by_side: int) -> None:
-    from hydra.core.global_hydra import GlobalHydra
-
-    loader = GlobalHydra.instance().config_loader()
-    for number, overrides in enumerate(jobs):
-        try:
-            job = loader.load_sweep_config(config, overrides)
-            compose_config(job, overrides, side_by_side=side_by_side)
-        except REFUSALS as error:
-            _, line = explain(error, overrides)
-            raise SweepError(f"job {number} ({' '.join(overrides)}): {line}") from error
-
-
-def _leave(number: int, _: object) -> NoReturn:
-    """End the sweep once its jobs have; a second signal does not wait for them."""
+def _interrupt_sweep(number: int, _: object) -> NoReturn:
+    """End the sweep once its jobs have ended; a second signal does not wait for them."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    assert _here.lead is not None
-    _here.exit_code = 130 if number == signal.SIGINT else 143  # Ray changes what is raised
-    _here.lead.give_up()
-    raise SystemExit(_here.exit_code)
+    assert _state.lease is not None
+    _state.exit_code = 130 if number == signal.SIGINT else 143  # Ray replaces the SystemExit
+    _state.lease.release()
+    raise SystemExit(_state.exit_code)
 
 
 # --- The command --------------------------------------------------------------------------------
 
 
 def job(cfg: DictConfig) -> float | None:
-    """One job. Of a sweep it never raises, so that the others go on."""
+    """Hydra's task function: a single run, or one job of a sweep.
+
+    A job of a sweep raises no error, so that the others go on.
+
+    Returns:
+        The objective for a sweeper; None for a single run, and for a job that did not complete.
+    """
     this = HydraConfig.get()
     overrides = plain_overrides(this.overrides.task)
     if this.mode != RunMode.MULTIRUN:
@@ -167,27 +129,27 @@ def _run(cfg: DictConfig, overrides: list[str], folder: Path) -> None:
 
         config, warnings = compose_config(cfg, overrides)
         result = experiment.run(config, folder, overrides=overrides, warnings=warnings)
-        _here.exit_code = result.exit_code
+        _state.exit_code = result.exit_code
     except Exception:
         log.exception("the run failed")
-        _here.exit_code = 1
+        _state.exit_code = 1
 
 
-# Not a decorator: a launcher's processes find the function by its name, and must find this one.
+# Not a decorator: launchers pickle `job` by its name, which must not mean the wrapped function.
 main = hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)
 
 
 def _multirun_first(arguments: Sequence[str]) -> list[str]:
-    """``a=1 -m b=2`` as ``-m a=1 b=2``: Hydra's parser takes it only at either end."""
+    """Move ``-m`` to the front: Hydra's parser takes it only before or after all overrides."""
     flags = [a for a in arguments if a in ("-m", "--multirun")]
     return flags[:1] + [a for a in arguments if a not in flags]
 
 
 def _compose_once(arguments: Sequence[str]) -> None:
-    """Save the time of a second composition, a tenth of a second, where it cannot matter.
+    """Skip Hydra's first of two compositions, which takes 0.1 s, where it cannot matter.
 
-    Hydra composes everything beforehand only to see whether some YAML sets ``hydra.mode``; here
-    only an experiment, or a setting of Hydra's own, can.
+    Hydra composes once only to see whether a config sets ``hydra.mode``; here only an experiment,
+    or a setting of Hydra's own, can.
     """
     from hydra._internal.hydra import Hydra
 
@@ -197,20 +159,20 @@ def _compose_once(arguments: Sequence[str]) -> None:
 
 
 def resume_sweep(folder: Path, overrides: Sequence[str]) -> int:
-    """Go on with the jobs of a sweep that are missing or were cut off.
+    """Run the jobs of a sweep that are missing or were cut off.
 
     Arguments:
         overrides: given now, on top of those that the sweep was begun with.
 
     Raises:
-        ConfigError: there is no sweep, or it cannot be gone on with.
+        ConfigError: there is no sweep, or it cannot be resumed.
     """
-    from lab.sweep.index import Index
+    from lab.sweep.index import SweepIndex
 
-    again = Index.read(folder).again(folder)
-    _here.resuming = True
+    begun_with = SweepIndex.read(folder).checked_overrides(folder)
+    _state.resuming = True
     quoted = str(folder).replace("'", "\\'")
-    sys.argv[1:] = ["-m", *again, *overrides, f"hydra.sweep.dir='{quoted}'"]
+    sys.argv[1:] = ["-m", *begun_with, *overrides, f"hydra.sweep.dir='{quoted}'"]
     return app()
 
 
@@ -224,11 +186,11 @@ def app() -> int:
     _compose_once(sys.argv[1:])
     try:
         main()
-        code = _here.exit_code
+        code = _state.exit_code
     except KeyboardInterrupt:
         code = 130
     except SystemExit as left:
-        if _here.sweep is None:
+        if _state.lease is None:
             raise
         code = left.code if isinstance(left.code, int) else 1
     except Exception as error:
@@ -236,11 +198,11 @@ def app() -> int:
             raise
         code, line = explain(error, sys.argv[1:])
         print(line, file=sys.stderr)
-    if _here.sweep is not None and _here.lead is not None:
+    if _state.lease is not None:
         from lab.sweep.local_ray import stop_ray
         from lab.sweep.report import close_sweep
 
-        _here.lead.give_up()  # where a launcher broke, some jobs still run
+        _state.lease.release()  # where a launcher broke, some jobs still run
         stop_ray()
-        code = close_sweep(_here.sweep, _here.exit_code or code)
+        code = close_sweep(_state.lease.folder, _state.exit_code or code)
     return code

@@ -13,7 +13,7 @@ import yaml
 from lab.config.schema import to_dict
 from lab.records.files import RunFiles
 from lab.records.summary import summarise
-from lab.sweep.index import VERSION, Index, Job
+from lab.sweep.index import SWEEP_VERSION, Job, SweepIndex
 from tests.runs import config_of
 
 
@@ -82,8 +82,8 @@ def write_run(folder: Path, changed: Mapping[str, Any], *, steps: int = 40, **ro
 def write_sweep(folder: Path, intervals: tuple[int, ...] = (0, 5, 10), steps: int = 40) -> Path:
     """Write the folder of a completed sweep over reload intervals."""
     jobs = tuple((f"reload.interval_steps={every}",) for every in intervals)
-    index = Index(
-        version=VERSION, overrides=(), resumable=False, swept=("reload.interval_steps",),
+    index = SweepIndex(
+        version=SWEEP_VERSION, overrides=(), resumable=False, swept=("reload.interval_steps",),
         jobs=jobs, side_by_side=1, host="here",
     )  # fmt: skip
     index.write(folder)

@@ -22,7 +22,7 @@ from omegaconf import OmegaConf
 
 from lab.compose.profiles import CONF
 from lab.config.keys import Config
-from lab.sweep.index import Index
+from lab.sweep.index import SweepIndex
 from tests.conftest import ROOT
 from tests.runs import config_of, jsonl
 
@@ -163,7 +163,7 @@ def _shorter_list(word: str) -> str:
 
 
 def _jobs_in(workdir: Path) -> int:
-    [index] = (Index.read(path.parent) for path in workdir.glob("outputs/sweeps/*/*/sweep.json"))
+    [index] = (SweepIndex.read(p.parent) for p in workdir.glob("outputs/sweeps/*/*/sweep.json"))
     return len(index.jobs) or 2
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.config.schema import ConfigError
-from lab.sweep.index import INDEX, Index, Job, jobs_of
+from lab.sweep.index import INDEX_FILE, Job, SweepIndex, jobs_of
 
 RUN_FILES = ("config.yaml", "metrics.jsonl")  # either makes a folder a run's
 SKIPPED_FOLDERS = ("checkpoints", "wandb")  # no runs in there
@@ -62,7 +62,7 @@ def find_runs(folders: Sequence[Path]) -> FoundRuns:
 
 
 def _locations(folder: Path, notes: list[str]) -> Iterator[RunLocation]:
-    if (folder / INDEX).is_file():
+    if (folder / INDEX_FILE).is_file():
         yield from _jobs(folder, notes)
     elif any((folder / name).is_file() for name in RUN_FILES):
         yield RunLocation(folder)
@@ -76,7 +76,7 @@ def _jobs(folder: Path, notes: list[str]) -> Iterator[RunLocation]:
     swept: tuple[str, ...] = ()
     jobs = list(jobs_of(folder))
     try:
-        index = Index.read(folder)
+        index = SweepIndex.read(folder)
     except ConfigError as error:
         notes.append(f"{error}; its jobs are shown all the same")
     else:

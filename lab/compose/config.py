@@ -1,7 +1,7 @@
-"""From what Hydra composed to one frozen :class:`lab.config.keys.Config`; OmegaConf ends here.
+"""From Hydra's composed config to a frozen :class:`lab.config.keys.Config`; OmegaConf ends here.
 
-Composed values may still say ``auto`` or nothing at all: :func:`decide` fills them from the machine
-and the profile.
+Composed values may still be ``auto`` or null: :func:`fill_auto` replaces them by what the machine
+and the hardware profile give.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from lab.compose import model_size
-from lab.compose.decide import decide
+from lab.compose.auto import fill_auto
 from lab.compose.idle import idle_settings
 from lab.compose.overrides import override_key, run_name
 from lab.compose.resolvers import register
-from lab.config.keys import TIERS, VERSION, Config
+from lab.config.keys import CONFIG_VERSION, TIERS, Config
 from lab.config.schema import ConfigError, draft, from_dict
 from lab.machine.machine import Machine
 from lab.machine.probe import probe_machine
@@ -35,24 +35,24 @@ def compose_config(
     machine: Machine | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> tuple[Config, list[str]]:
-    """Resolve, decide and check what Hydra composed.
+    """Resolve, complete and check a composed config.
 
     Arguments:
         cfg: the composed config, with or without its ``hydra`` node.
         overrides: what the user gave on the command line for this job.
-        named_by: those of them that make its name where it has none; by default all.
-        side_by_side: how many jobs share the machine, memory and cores.
-        machine: the machine to decide for; by default the one this runs on.
-        environ: where W&B's own variables are looked for; by default the process's.
+        named_by: those of them that an automatic name is made of; by default all.
+        side_by_side: how many jobs share the machine's memory and cores.
+        machine: what ``auto`` values are chosen for; by default the machine this runs on.
+        environ: environment to read W&B's own variables from; by default the process's.
 
     Returns:
-        The config, and one line for each thing that the user should know but that stops nothing.
+        The config, and its warnings, one line each.
 
     Raises:
         ConfigError: a value is impossible.
-        OmegaConfBaseException: an interpolation is.
+        OmegaConfBaseException: an interpolation is, or a key is missing.
     """
-    # Looked at before the profile's table is asked for it, and only where there is a model at all.
+    # Checked first: the profile's table is indexed with it while interpolations are resolved.
     tier = None if OmegaConf.is_missing(cfg, "model") else cfg.model.tier
     if tier not in TIERS:
         raise ConfigError("model.tier", tier, f"must be one of {', '.join(TIERS)}")
@@ -60,18 +60,18 @@ def compose_config(
     raw = OmegaConf.to_container(task, resolve=True, throw_on_missing=True)
     assert isinstance(raw, dict)
     given = {override_key(o): o.partition("=")[2] for o in overrides}
-    raw["version"] = VERSION
+    raw["version"] = CONFIG_VERSION
     raw["name"] = run_name(raw["name"], overrides if named_by is None else named_by)
     values = draft(Config, raw)
     apply_wandb_environment(values["tracker"], given, os.environ if environ is None else environ)
     _resolve_paths(values)
-    warnings = decide(values, (machine or probe_machine()).share(side_by_side))
+    warnings = fill_auto(values, (machine or probe_machine()).share(side_by_side))
     config = from_dict(Config, values)
     return config, warnings + idle_settings(config, given)
 
 
 def _resolve_paths(values: dict[str, Any]) -> None:
-    """Make paths absolute, from where the command is given, and see that they are there."""
+    """Make paths absolute, relative to the working directory, and check that they exist."""
     for group in ("model", "data"):
         path = values[group]["path"]
         if path is not None:
@@ -86,7 +86,7 @@ def _resolve_paths(values: dict[str, Any]) -> None:
 def apply_wandb_environment(
     tracker: dict[str, Any], given: Mapping[str, str], environ: Mapping[str, str]
 ) -> None:
-    """W&B's own variables win over what the user left alone, an override wins over them."""
+    """Apply W&B's own variables in place: over the configs' values, under the user's overrides."""
     modes = {m: m for m in ("offline", "online")} | {"dryrun": "offline", "disabled": "none"}
     mode = environ.get("WANDB_MODE", "").lower()
     if mode and not {"tracker", "tracker.mode"} & given.keys():

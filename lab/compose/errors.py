@@ -1,4 +1,8 @@
-"""What a user's mistake is told: an exit code, and one line with key, value and what is allowed."""
+"""One line for a user's mistake: the key, its value and what is allowed; and the exit code.
+
+Hydra's and OmegaConf's messages are parsed for it; tests/compose/test_errors.py raises each of them
+with the installed versions.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +24,7 @@ class SweepError(ValueError):
     """One job of a sweep is impossible; the text says which and why."""
 
 
-# Hydra's plugins that users install as they need them, and the extras of ours that hold them.
+# Hydra's plugins that are installed as needed, and the extra of this package that installs each.
 EXTRAS = {
     "hydra/launcher=joblib": "joblib",
     "hydra/launcher=submitit_local": "submitit",
@@ -29,12 +33,16 @@ EXTRAS = {
     "hydra/sweeper=optuna": "optuna",
 }
 
-# What a user's input can cause; anything else is a fault of this program.
-REFUSALS = (ConfigError, SweepError, ProbeError, HydraException, OmegaConfBaseException)
+# Caused by a user's input; anything else is a fault of this program.
+USER_ERRORS = (ConfigError, SweepError, ProbeError, HydraException, OmegaConfBaseException)
 
 
 def explain(error: BaseException, overrides: Sequence[str]) -> tuple[int, str]:
-    """The exit code of an error and one line that names key, value and what is allowed."""
+    """The exit code of an error and one line that names key, value and what is allowed.
+
+    Arguments:
+        overrides: as typed; the line repeats the one that is wrong.
+    """
     if isinstance(error, ProbeError):
         return 1, f"error: {error}"
     for override in overrides:
@@ -43,7 +51,7 @@ def explain(error: BaseException, overrides: Sequence[str]) -> tuple[int, str]:
     if isinstance(error, ConfigError | SweepError):
         return 2, str(error)
     if not isinstance(error, HydraException | OmegaConfBaseException):
-        head = str(error).partition("\n---")[0]  # what a launcher tells of a job has a log below it
+        head = str(error).partition("\n---")[0]  # a launcher's error carries its job's log below
         return 1, f"error: {type(error).__name__}: {' '.join(head.split())}"
     texts = [str(error)]
     if error.__cause__ is not None and str(error.__cause__) not in texts[0]:
@@ -54,6 +62,7 @@ def explain(error: BaseException, overrides: Sequence[str]) -> tuple[int, str]:
 
 
 def _unknown_option(text: str) -> str | None:
+    """A line for an option that a group does not have; None if the text is about something else."""
     pattern = r"Could not find '([^']+)'\s+Available options in '([^']+)':\n((?:\t\S+\n?)+)"
     match = re.search(pattern, text)
     if match is None:
@@ -66,6 +75,7 @@ def _unknown_option(text: str) -> str | None:
 
 
 def _one_line(text: str, given: Mapping[str, str]) -> str:
+    """Hydra's or OmegaConf's own message in one line, with its override where it names the key."""
     key = re.search(r"full_key: (\S+)", text)
     known = key is not None and key[1] in given
     said = re.sub(r"\s*(full_key|reference_type|object_type)[:=].*", "", text)
@@ -74,8 +84,9 @@ def _one_line(text: str, given: Mapping[str, str]) -> str:
 
 
 def _wrong_key(text: str, given: Mapping[str, str]) -> str | None:
+    """A line for a key that does not exist or takes no single value; None if that is not it."""
     full = re.search(r"full_key: (\S+)", text)
-    match = full or re.search(r"Could not (?:override|append to config\.) '([^']+)'", text)
+    match = full or re.search(r"Could not override '([^']+)'", text)
     if match is None or match[1].startswith("hydra"):
         return None
     key = match[1]
@@ -91,7 +102,7 @@ def _why_no_key(key: str, *, is_set: bool) -> str | None:
     prefix = ""
     for name in key.split("."):
         if prefix == "hardware.tiers.":
-            return None  # not keys of a class: OmegaConf's own words will do
+            return None  # a mapping with any keys: OmegaConf's own message will do
         hints = get_type_hints(cls) if cls is not None else {}
         if name not in hints or f"{prefix}{name}" == "version":
             return unknown_key(name, prefix, [n for n in hints if prefix or n != "version"])

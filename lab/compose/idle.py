@@ -1,4 +1,4 @@
-"""Settings that the user gave and that do nothing in his run."""
+"""Warnings about settings that were given and have no effect in this run."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from lab.records.slope import WARM_UP_STEPS
 
 
 def idle_settings(config: Config, given: Collection[str]) -> list[str]:
-    """A line for each setting that the user gave and that does nothing in this run.
+    """A warning for each setting that was given and has no effect in this run.
 
     Arguments:
-        given: the keys that the user set.
+        given: dotted keys of the user's overrides.
     """
     triggers = ("interval_steps", "memory_threshold_gb", "leak_threshold_mb")
     idle_here = {
@@ -54,7 +54,7 @@ _ADAMW = {"weight_decay", "beta1", "beta2", "bias_correction"}
 _USED_BY = {
     "adamw": _ADAMW,
     "adam": _ADAMW - {"weight_decay"},
-    "muon": _ADAMW | {"momentum"},  # AdamW has the parameters that Muon is not meant for
+    "muon": _ADAMW | {"momentum"},  # Muon leaves vectors and embeddings to AdamW
     "adafactor": {"weight_decay", "beta1"},
     "sgd": {"weight_decay", "momentum"},
 }

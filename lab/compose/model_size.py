@@ -1,4 +1,4 @@
-"""How large a model is, estimated from what describes it; nothing is loaded."""
+"""A model's parameter count, estimated from its config; no weights are loaded."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from lab.config.keys import TIERS
 from lab.config.schema import ConfigError
 
-# A tier begins at these parameters: models are called 7 B from 6.5 on, and so forth.
+# Parameters from which a tier begins: models with 6.5e9 are already called 7 B, and so on.
 TIER_FROM = {"compact": 0.0, "small": 6.5e9, "medium": 12e9, "large": 24e9, "xlarge": 50e9}
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 BYTES_VOCABULARY = 256  # of a model from scratch
@@ -22,7 +22,7 @@ def estimate_parameters(config: Mapping[str, Any]) -> float:
     Raises:
         KeyError, TypeError, ValueError: a size is missing or not a number.
     """
-    text = config.get("text_config") or config  # models that also see keep their sizes there
+    text = config.get("text_config") or config  # vision-language models keep their sizes there
     hidden, layers = int(text["hidden_size"]), int(text["num_hidden_layers"])
     heads = int(text.get("num_attention_heads") or 1)
     head = int(text.get("head_dim") or hidden // heads)
@@ -41,7 +41,7 @@ def tier_of(parameters: float) -> str:
 
 
 def tier_of_folder(path: object) -> str:
-    """The tier of a local model; compact where its config does not say, which is reported later."""
+    """The tier of a local model; the smallest where its config is unreadable (reported later)."""
     try:
         return tier_of(estimate_parameters(read_config(Path(str(path)).expanduser())))
     except (ConfigError, KeyError, TypeError, ValueError, AttributeError):
@@ -67,7 +67,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def parameters_of(model: Mapping[str, Any]) -> float:
-    """Parameters of a run's model, at least: of one on the hub only its tier is known here."""
+    """A lower bound of the parameters of a run's model: on the hub only its tier is known."""
     scratch, path = model["scratch"], model["path"]
     if scratch is not None:
         hidden = scratch["hidden_size"]

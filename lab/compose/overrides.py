@@ -1,4 +1,4 @@
-"""Overrides as they were typed, and the names of runs that are made of them."""
+"""Overrides as they were typed, and the run names made of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NAME_LENGTH = 80
 
 
 def run_name(name: object, overrides: Iterable[str]) -> str:
-    """A name that is safe as a folder's: the one given, or the overrides that change the run."""
+    """A run's name, safe as a folder's: the one given or, for ``auto``, its overrides."""
     text = str(name)
     if name == AUTO:
         text = ",".join(
@@ -30,7 +30,7 @@ def run_name(name: object, overrides: Iterable[str]) -> str:
 
 
 def sweeping(overrides: Sequence[str]) -> list[str]:
-    """The overrides that make a sweep one, by their own values or by an experiment's."""
+    """The overrides that sweep over values, in themselves or through an experiment; else all."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     parsed = OverridesParser.create().parse_overrides(list(overrides))
@@ -53,5 +53,5 @@ def override_key(override: str) -> str:
 
 
 def shown_value(override: str) -> str:
-    """What an override sets, as a person reads it: without quotes, of a path its end."""
+    """The value of an override for display: without quotes, a path shortened to its last part."""
     return override.partition("=")[2].strip("'\"").rstrip("/").rpartition("/")[2]

@@ -1,4 +1,4 @@
-"""What the YAML files may ask of the machine and of the command line: OmegaConf's resolvers."""
+"""The schema and the OmegaConf resolvers that the YAML files use."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from omegaconf import OmegaConf
 from lab.compose import model_size
 from lab.compose.overrides import plain_overrides, run_name, sweeping
 from lab.compose.profiles import detected_profile, profile_sizes
-from lab.compose.structured import schema
-from lab.config.keys import Config
+from lab.compose.structured import CONFIG_SCHEMA
 from lab.machine.probe import ProbeError, probe_machine
 
 
@@ -21,16 +20,19 @@ def _profile_here() -> str:
 
 
 def register() -> None:
-    """Make the schema and the resolvers known to Hydra."""
-    ConfigStore.instance().store("schema", schema(Config))
+    """Register the schema with Hydra and the resolvers with OmegaConf."""
+    ConfigStore.instance().store("schema", CONFIG_SCHEMA)
+    # Hydra resolves interpolated groups once all others are chosen: "deferred" only makes its
+    # option one, so that hydra/env=lab can ask which launcher and sweeper were.
     resolvers = {
         "detected_profile": _profile_here,
+        "deferred": lambda option: option,
         "machine": lambda key: getattr(probe_machine(), key),
         "model_tier": model_size.tier_of_folder,
     }
     for name, resolver in resolvers.items():
         OmegaConf.register_new_resolver(name, resolver, replace=True)
-    # Hydra hands the cache on to each job of a sweep: its folder is named once, as ${now:} is.
+    # Cached, as ${now:} is: Hydra copies the cache to each job, so all agree on the sweep's folder.
     for name, choose in {"run_name": list[str], "sweep_name": sweeping}.items():
         OmegaConf.register_new_resolver(
             name,

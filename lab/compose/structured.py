@@ -1,4 +1,4 @@
-"""The schema that Hydra composes into, made from the frozen config classes."""
+"""The structured config (schema) that Hydra composes into, made from the frozen config classes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from types import NoneType, SimpleNamespace, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from omegaconf import MISSING
+
+from lab.config.keys import Config
 
 schemas = SimpleNamespace()
 
@@ -29,7 +31,8 @@ def schema(cls: type[Any]) -> type[Any]:
             if f.name != "version"
         ],
     )
-    # Where a launcher's process finds it by name: cloudpickle before 3 loses a dataclass's fields.
+    # Importable by name, so that launchers pickle it by reference: cloudpickle < 3 loses the fields
+    # of a dataclass that it pickles by value.
     setattr(schemas, cls.__name__, made)
     made.__module__, made.__qualname__ = __name__, f"schemas.{cls.__name__}"
     return made
@@ -47,3 +50,7 @@ def _node(hint: Any) -> Any:
     if get_origin(hint) is dict:
         return dict[str, _node(arguments[1])]
     return schema(hint) if is_dataclass(hint) else Any
+
+
+# Made on import: a launcher's process, which unpickles a config first of all, looks it up by name.
+CONFIG_SCHEMA = schema(Config)

@@ -1,8 +1,8 @@
-"""Every key of a run: its type, its range, its unit, and the error that a bad value gets.
+"""Every key of a run, with its type, range and unit, and the rules between keys.
 
-A saved ``config.yaml`` is read with :meth:`Config.load`, a composed one with :func:`from_dict`;
-both end in the frozen dataclasses below. Nothing here knows that Hydra exists. Nothing in a config
-names code: values are plain scalars, and groups choose from the registries of this package.
+:meth:`Config.load` reads a saved ``config.yaml``, :func:`from_dict` takes a composed config; both
+return the frozen dataclasses below. Nothing here depends on Hydra. Nothing in a config names code:
+values are plain scalars, and groups choose from the registries of this package.
 """
 
 # ruff: noqa: RUF009  setting() only makes a field()
@@ -15,14 +15,14 @@ from typing import Self
 
 from lab.config.schema import ConfigError, from_dict, setting, to_dict
 
-VERSION = 1
+CONFIG_VERSION = 1
 
 TIERS = ("compact", "small", "medium", "large", "xlarge")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tier:
-    """What a hardware profile gives to models of one size; nothing at all: they do not fit."""
+    """A hardware profile's settings for models of one size; all null: they do not fit."""
 
     rank: int | None = setting(None, at_least=1)
     num_layers: int | None = setting(None, at_least=1, unit="layers")
@@ -40,7 +40,7 @@ class Hardware:
 
 @dataclass(frozen=True, kw_only=True)
 class Scratch:
-    """Sizes of a Llama that starts from random weights and reads bytes."""
+    """Sizes of a byte-level Llama with random initial weights."""
 
     hidden_size: int = setting(at_least=8)
     num_layers: int = setting(at_least=1, unit="layers")
@@ -78,7 +78,7 @@ class Adapter:
 
     @property
     def scale(self) -> float:
-        assert self.alpha is not None  # decided, as the rank is, where there is an adapter
+        assert self.alpha is not None  # set, as the rank is, wherever there is an adapter
         assert self.rank is not None
         return self.alpha / self.rank
 
@@ -157,7 +157,7 @@ class Crash:
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """Faults put into the run on purpose, to see it survive them; several may be armed."""
+    """Faults injected on purpose, to test that a run survives them; any number of them."""
 
     crash: Crash | None = setting(None)
 
@@ -172,7 +172,11 @@ class Tracker:
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
-    """What a sweeper makes small; see :mod:`lab.records.objective`."""
+    """The figure of a run that a sweeper minimizes; see :mod:`lab.records.objective`.
+
+    For ``throughput`` it is minus tokens/s. Over the limit the score is peak / limit (> 0): it
+    ranks below every run within it, the closest first.
+    """
 
     name: str = setting(choices=("final_loss", "overhead", "peak_memory", "throughput"))
     memory_limit_gb: float = setting(above=0, unit="GB", auto=True)
@@ -185,7 +189,7 @@ class Sweep:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """One run, whole."""
+    """All settings of one run."""
 
     version: int = setting(at_least=1)
     name: str = setting()
@@ -213,8 +217,12 @@ class Config:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read a saved ``config.yaml``, which may be hostile: safe YAML, known keys, no ``${``."""
-        import yaml  # not at the top: a worker gets its config as JSON and starts sooner
+        """Read a saved ``config.yaml``, which may be hostile: safe YAML, known keys, no ``${``.
+
+        Raises:
+            ConfigError: it cannot be read, is of another version, or a value is impossible.
+        """
+        import yaml  # not at the top: a worker gets its config as JSON and starts faster without
 
         try:
             raw = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -230,8 +238,8 @@ class Config:
 
 
 def _check_version(version: object) -> None:
-    if version != VERSION:
-        raise ConfigError("version", version, f"this lab reads version {VERSION}")
+    if version != CONFIG_VERSION:
+        raise ConfigError("version", version, f"this lab reads version {CONFIG_VERSION}")
 
 
 def _one_model_source(config: Config) -> None:
@@ -273,8 +281,8 @@ def _adapter_fits(config: Config) -> None:
 
 
 def _dropout_twice(config: Config) -> None:
-    # mx.checkpoint runs the forward pass again and draws another dropout mask there: the gradient
-    # would be silently wrong.
+    # mx.checkpoint recomputes the forward pass with another dropout mask: the gradient would be
+    # silently wrong.
     if config.train.grad_checkpoint and config.adapter.dropout > 0:
         raise ConfigError(
             "train.grad_checkpoint",

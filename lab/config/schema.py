@@ -1,7 +1,7 @@
-"""Frozen dataclasses from plain values, strictly: types, ranges, and the error a bad value gets.
+"""Strict parsing of plain values into frozen dataclasses: types, ranges, unknown keys, errors.
 
-A class's fields are made by :func:`setting`, :func:`from_dict` builds it from what YAML or JSON
-gave. Nothing here knows which settings a run has; that is :mod:`lab.config.keys`.
+:func:`setting` declares a field with its range, :func:`from_dict` builds the class from what YAML
+or JSON gave. Which settings a run has is in :mod:`lab.config.keys`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class ConfigError(ValueError):
 
 
 def _shown(value: object) -> str:
-    """A value as it would be typed. Never long: a hostile YAML can unfold to any size."""
+    """A value as it would be typed, cut off: aliases in a hostile YAML can expand to any size."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -54,7 +54,14 @@ def setting(
     unit: str = "",
     auto: bool = False,
 ) -> Any:
-    """A field with its range. ``auto`` fields also take the word ``auto`` until the run decides."""
+    """Declare a field with its range.
+
+    Arguments:
+        at_least, above, at_most: bounds of a number; ``above`` is exclusive.
+        choices: all values that the field takes.
+        unit: of a number, for error messages.
+        auto: whether :func:`draft` also takes the word ``auto``, to be replaced before the run.
+    """
     limits = {"at_least": at_least, "above": above, "at_most": at_most, "choices": choices}
     return field(default=default, metadata={**limits, "unit": unit, "auto": auto})
 
@@ -96,10 +103,13 @@ def from_dict(cls: type[T], raw: object) -> T:
 
 
 def draft(cls: type[Any], raw: object) -> dict[str, Any]:
-    """The same checks on values that are not all decided yet: ``auto`` and null pass as they are.
+    """Check values like :func:`from_dict`, but let ``auto`` and null pass in ``auto`` fields.
 
     Returns:
-        Plain nested mappings, complete, of the right types; rules between keys are not looked at.
+        Plain nested mappings with every key; rules between keys are not checked.
+
+    Raises:
+        ConfigError: as :func:`from_dict`.
     """
     return _values(cls, raw, "", undecided=True)
 
@@ -129,7 +139,7 @@ def _values(cls: type[Any], raw: object, prefix: str, *, undecided: bool) -> dic
 
 
 def unknown_key(name: str, prefix: str, known: list[str]) -> str:
-    """What to say of a key that does not exist: the nearest one, or all that there are."""
+    """The error text for a key that does not exist: the nearest one, or all that there are."""
     if not known:
         return f"is not a key; {prefix.rstrip('.')} is a single value"
     near = difflib.get_close_matches(name, known, n=1)

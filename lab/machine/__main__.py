@@ -1,4 +1,4 @@
-"""``python -m lab.machine``: this machine, as JSON."""
+"""``python -m lab.machine``: print this machine as JSON."""
 
 from __future__ import annotations
 

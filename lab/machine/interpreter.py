@@ -1,4 +1,4 @@
-"""Another Python of this environment, which finds the package where this one did."""
+"""Environment for child processes, so that ``python -m lab....`` imports the same package."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def environment_with_lab() -> dict[str, str]:
-    """This process's environment, for ``python -m lab....`` from any working directory."""
+    """This process's environment with the package's parent folder first in ``PYTHONPATH``."""
     package_root = str(Path(__file__).resolve().parents[2])
     paths = [package_root, *filter(None, [os.environ.get("PYTHONPATH")])]
     return os.environ | {"PYTHONPATH": os.pathsep.join(paths)}

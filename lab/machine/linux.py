@@ -1,4 +1,4 @@
-"""Linux: ``/proc``, cgroups, glibc."""
+"""Memory and cores on Linux, from ``/proc`` and cgroups (versions 1 and 2); glibc's heap."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lab.config.units import KB
 
-NO_LIMIT = 2**60  # a cgroup without a limit says "max" or a number above this
+NO_LIMIT = 2**60  # without a limit a cgroup reports "max", or a number above this
 
 
 def parse_meminfo(text: bytes) -> dict[str, int]:
@@ -36,7 +36,7 @@ def parse_quota(text: str) -> float | None:
 
 
 def cgroup_folders(membership: str, controller: str, root: Path) -> list[Path]:
-    """Folders of a controller that rule this process: its own cgroup and those above it.
+    """Folders of a controller that limit this process: its own cgroup and its ancestors.
 
     Arguments:
         membership: the text of ``/proc/self/cgroup``.
@@ -53,7 +53,7 @@ def cgroup_folders(membership: str, controller: str, root: Path) -> list[Path]:
         else:
             continue
         own = base / path.lstrip("/")
-        # A container may see the path of the host, which is not there for it: then only the root.
+        # In a container the path may be the host's, and not exist: only the root remains then.
         folders += [f for f in (own, *own.parents) if f.is_relative_to(base) and f.is_dir()]
     return folders
 
@@ -66,7 +66,7 @@ def _read(path: Path) -> str:
 
 
 def _memory_cgroups(root: Path = Path("/sys/fs/cgroup")) -> list[tuple[int, Path]]:
-    """Each limit in bytes with its folder."""
+    """Each memory limit in bytes, with its cgroup's folder."""
     found = []
     for folder in cgroup_folders(_read(Path("/proc/self/cgroup")), "memory", root):
         for name in ("memory.max", "memory.limit_in_bytes"):
@@ -85,7 +85,7 @@ def _cpu_quota(root: Path = Path("/sys/fs/cgroup")) -> float | None:
 
 
 def memory_limit() -> int:
-    """Bytes that this process may use: of the machine, or the least of its cgroups' limits."""
+    """Bytes that this process may use: the machine's memory or the lowest limit of a cgroup."""
     total = parse_meminfo(Path("/proc/meminfo").read_bytes())["MemTotal"]
     return min([total, *(limit for limit, _ in _memory_cgroups())])
 
@@ -132,7 +132,7 @@ def process_bytes_of(pid: int) -> int:
 def parse_available(text: bytes) -> tuple[int, int]:
     """Bytes available and bytes of swap in use, from the head of ``/proc/meminfo``.
 
-    Each is searched by itself: reading the whole file line by line takes ten times as long.
+    Each name is searched for: parsing the whole file line by line takes ten times as long.
     """
 
     def value(name: bytes) -> int:
@@ -158,12 +158,12 @@ def _cgroup_room(available: int, limit: int, usage: int, stat: int) -> int:
     room = limit - int(os.pread(usage, 64, 0))
     if room >= available:
         return available
-    # Files' pages count as used, though the kernel drops them when it needs room.
+    # Cached file pages count as used, though the kernel reclaims them under pressure.
     return max(0, min(available, room + parse_inactive(os.pread(stat, 8192, 0))))
 
 
 def parse_inactive(stat: bytes) -> int:
-    """File pages in a cgroup's ``memory.stat`` that the kernel takes back when it needs room."""
+    """Bytes of reclaimable file pages in a cgroup's ``memory.stat``."""
     for name in (b"total_inactive_file ", b"inactive_file "):  # version 1 with children, or 2
         start = stat.find(name)
         if start >= 0:
@@ -172,7 +172,7 @@ def parse_inactive(stat: bytes) -> int:
 
 
 def available_and_swap_bytes() -> tuple[int, int]:
-    """Bytes that a process here can still get, and bytes of swap in use on the system."""
+    """Bytes that this process can still allocate, and bytes of swap in use on the system."""
     available, swap = parse_available(os.pread(_open("/proc/meminfo"), 2048, 0))
     for limit, usage, stat in _cgroup_files():
         available = _cgroup_room(available, limit, usage, stat)
@@ -185,7 +185,7 @@ def _malloc_trim() -> Callable[[int], int] | None:
 
 
 def trim_heap() -> None:
-    """Give freed heap back to the system, where the C library keeps it otherwise (glibc)."""
+    """Return freed heap to the system; glibc keeps it otherwise."""
     trim = _malloc_trim()
     if trim is not None:
         trim(0)

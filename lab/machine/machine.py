@@ -1,4 +1,4 @@
-"""What one computer has, as far as one process may use it."""
+"""Hardware that one process may use: backend, cores, memory, and the training budget."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ BUDGET_SHARE = 0.8  # of the memory; the rest is for the system and what MLX doe
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """One computer, as far as one process may use it.
+    """The part of a computer that one process may use.
 
     Attributes:
-        backend: what MLX computes with: ``cpu``, ``metal`` or ``cuda``.
+        backend: MLX's, ``cpu``, ``metal`` or ``cuda``.
         cores: threads that can run at once, after affinity and the cgroup's quota.
         memory_bytes: memory that the process may use: the machine's or its cgroup's on the CPU,
             unified memory on Metal, the device's on CUDA.
-        budget_bytes: how much of it training should take at most.
+        budget_bytes: the most that training should use of it.
     """
 
     system: str
@@ -40,7 +40,7 @@ class Machine:
         return round(self.budget_bytes / GB, 2)
 
     def share(self, jobs: int) -> Machine:
-        """What one of ``jobs`` that run side by side may use: its part of the budget and cores."""
+        """The machine for one of ``jobs`` that run side by side: a part of the budget and cores."""
         return replace(
             self, cores=max(1, self.cores // jobs), budget_bytes=self.budget_bytes // jobs
         )
@@ -58,7 +58,7 @@ def describe(
     """Build a Machine from ``mx.device_info()``, whose keys differ between backends and versions.
 
     Arguments:
-        memory: bytes that the system gives this process, for where the device has none of its own.
+        memory: bytes that the system lets this process use; for devices without their own.
     """
     total = int(info.get("total_memory") or info.get("memory_size") or memory)
     if backend == "cpu":

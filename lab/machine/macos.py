@@ -1,4 +1,4 @@
-"""macOS: the physical footprint through libproc, the rest through psutil."""
+"""Memory and cores on macOS: the physical footprint from libproc, the rest from psutil."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _libproc() -> ctypes.CDLL:
 def process_bytes_of(pid: int) -> int:
     """Physical footprint of a process in bytes.
 
-    Activity Monitor's figure and what the system acts on; RSS leaves Metal's buffers out.
+    It is what Activity Monitor shows and memory pressure is based on; RSS lacks Metal's buffers.
 
     Raises:
         ProcessLookupError: it is gone.
@@ -61,11 +61,11 @@ def core_count() -> int:
 
 
 def available_and_swap_bytes() -> tuple[int, int]:
-    """Bytes that a process here can still get, and bytes of swap in use on the system."""
+    """Bytes that this process can still allocate, and bytes of swap in use on the system."""
     import psutil
 
     return int(psutil.virtual_memory().available), int(psutil.swap_memory().used)
 
 
 def trim_heap() -> None:
-    """Nothing to do: macOS takes freed heap back by itself."""
+    """Do nothing: macOS reclaims freed heap itself."""

@@ -1,7 +1,7 @@
-"""What this machine has, asked from a process that must not import MLX itself.
+"""Probe this machine from a process that must not import MLX.
 
-The process that composes and supervises a run asks a short-lived child (:func:`probe_machine`),
-which is ``python -m lab.machine`` and the only one that imports MLX to look.
+The process that composes and supervises a run starts a short-lived child (:func:`probe_machine`),
+``python -m lab.machine``, which imports MLX and prints a :class:`Machine` as JSON.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from lab.machine.process import core_count, memory_limit
 
 
 class ProbeError(RuntimeError):
-    """The child that looks at the machine failed; the text says how."""
+    """The probing child failed; the text says why."""
 
 
 def read_machine() -> Machine:
-    """Look at this machine in this process; imports MLX, and on CUDA makes a context."""
+    """Probe this machine in this process; imports MLX, and on CUDA creates a context."""
     import mlx.core as mx
 
     backend = next((b for b in ("metal", "cuda") if _is_available(mx, b)), "cpu")
@@ -45,9 +45,14 @@ def _is_available(mx: Any, backend: str) -> bool:
 
 @functools.lru_cache(maxsize=1)
 def start_probe() -> subprocess.Popen[str]:
-    """Start the child that looks at the machine, for :func:`probe_machine` to wait for later."""
+    """Start the probing child, so that :func:`probe_machine` waits less; later calls return it."""
     return subprocess.Popen(
-        [sys.executable, "-P", "-m", "lab.machine"],  # -P: no file of the user's folder is imported
+        [
+            sys.executable,
+            "-P",
+            "-m",
+            "lab.machine",
+        ],  # -P: nothing from the working folder
         env=environment_with_lab(),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -60,15 +65,15 @@ _known: list[Machine] = []
 
 
 def know_machine(machine: Machine) -> None:
-    """Take for this process what another one has asked on the same machine."""
+    """Use the result of another process on the same machine: :func:`probe_machine` returns it."""
     _known[:] = [machine]
 
 
 def probe_machine() -> Machine:
-    """What this machine has, as a child process found it; asked once.
+    """Probe this machine in a child process, once for each process.
 
     Raises:
-        ProbeError: MLX is missing or cannot be loaded, or the child gave no answer in a minute.
+        ProbeError: MLX is missing or cannot be loaded, or the child took more than 60 s.
     """
     answer = _known[0] if _known else _answer()
     if isinstance(answer, ProbeError):
@@ -88,7 +93,7 @@ def _answer() -> Machine | ProbeError:
 
 
 def parse_answer(out: str, err: str) -> Machine | ProbeError:
-    """The machine that a probe printed, or what its last line of complaint was."""
+    """Parse what a probe printed: a machine, or an error with the last line of its stderr."""
     try:
         return Machine(**json.loads(out))
     except (ValueError, TypeError):

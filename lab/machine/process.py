@@ -1,4 +1,4 @@
-"""What this platform says of its memory and its processes, in bytes; read at every step."""
+"""Memory of the system and of processes on this platform, in bytes; read at every step."""
 
 from __future__ import annotations
 

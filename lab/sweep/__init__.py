@@ -1,1 +1,1 @@
-"""Many runs under one command: planned before the first starts, each in a process of its own."""
+"""Many runs under one command: all checked before the first starts, each in its own process."""

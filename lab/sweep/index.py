@@ -1,4 +1,4 @@
-"""A sweep's folder: its index, who leads it, and what became of each job.
+"""A sweep's folder: its index, and the state of each job.
 
 ``sweep.json`` is written once, before the first job. Each job's folder has a ``job.json``, and what
 any run has.
@@ -18,11 +18,11 @@ from typing import Any, Self
 from lab.config.schema import ConfigError, from_dict
 from lab.records.files import RunBusy, check_idle, read_summary
 
-VERSION = 1
-INDEX, JOB = "sweep.json", "job.json"
-BEGIN_SECONDS = 10.0  # a job may take so long until its files are open
-# Of Hydra's own settings only these go into the index and are used again on resuming: an index may
-# be somebody else's, and others can name code, or hold a command.
+SWEEP_VERSION = 1
+INDEX_FILE, JOB_FILE = "sweep.json", "job.json"
+START_SECONDS = 10.0  # within them a job that has no files open yet counts as running
+# Hydra's own settings that the index keeps and a resumed sweep uses again. No others: an index may
+# come from somebody else, and other settings can name code or hold a shell command.
 RESUMED_SETTINGS = (
     *("hydra/launcher", "hydra/sweeper", "hydra/sweeper/sampler"),
     *("hydra.sweeper.direction", "hydra.sweeper.n_jobs", "hydra.sweeper.n_trials"),
@@ -35,17 +35,17 @@ RESUMED_SETTINGS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Index:
-    """What was asked for.
+class SweepIndex:
+    """What a sweep was asked to run: the content of ``sweep.json``.
 
     Attributes:
-        overrides: as typed, to ask for the same again.
-        resumable: whether ``overrides`` and ``jobs`` are whole; one that holds an interpolation
-            is left out, which could read the environment of whoever resumes.
+        overrides: as typed, to compose the same sweep again.
+        resumable: whether ``overrides`` and ``jobs`` are complete. They are empty where one holds
+            an interpolation, which could read the environment of whoever resumes.
         swept: keys that differ between jobs.
         jobs: the overrides of each job; empty where the sweeper chooses them as it goes.
-        side_by_side: jobs that share the machine at a time.
-        host: where the leading process ran.
+        side_by_side: how many jobs share the machine at a time.
+        host: of the process that ran the sweep.
     """
 
     version: int
@@ -58,46 +58,47 @@ class Index:
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """The index of a sweep, which may be somebody else's.
+        """Read a sweep's index, which may come from somebody else.
 
         Raises:
-            ConfigError: there is none, it is damaged, or of another version.
+            ConfigError: it is missing, damaged, or of another version.
         """
-        path = folder / INDEX
+        path = folder / INDEX_FILE
         try:
             raw = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
             reason = getattr(error, "strerror", None) or "it is damaged"
             raise ConfigError(str(path), "", f"cannot be read: {reason}") from error
-        if isinstance(raw, dict) and raw.get("version") != VERSION:
-            raise ConfigError(str(path), "", f"this lab reads version {VERSION}")
+        if isinstance(raw, dict) and raw.get("version") != SWEEP_VERSION:
+            raise ConfigError(str(path), "", f"this lab reads version {SWEEP_VERSION}")
         return from_dict(cls, raw)
 
-    def again(self, folder: Path) -> list[str]:
-        """The overrides to ask for the same with.
+    def checked_overrides(self, folder: Path) -> list[str]:
+        """The overrides to resume the sweep with, each of a kind that cannot name code.
 
         Raises:
-            ConfigError: they are not whole, or not such as a sweep writes.
+            ConfigError: they are incomplete, or one is not of that kind.
         """
         if not self.resumable:
             raise ConfigError("sweep", folder, "held an interpolation, and cannot be resumed")
         for override in self.overrides:
             if not _is_harmless(override):
-                raise ConfigError(str(folder / INDEX), override, "is not taken from a file")
+                raise ConfigError(str(folder / INDEX_FILE), override, "is not taken from a file")
         return list(self.overrides)
 
     def write(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / INDEX).open("x", encoding="utf-8") as file:
+        with (folder / INDEX_FILE).open("x", encoding="utf-8") as file:
             json.dump(asdict(self), file, indent=1)
 
 
 def _is_harmless(override: str) -> bool:
-    """Whether an override only sets what a run's config may hold, and chooses among our options."""
+    """Whether an override only sets a key of a run's config or chooses an option of ``conf/``."""
     from lab.compose.profiles import CONF
 
     key, _, value = override.partition("=")
-    if key.lstrip("+") in RESUMED_SETTINGS or (CONF / key.lstrip("+~")).is_dir():
+    is_group = (CONF / key.lstrip("+~")).is_dir() and "hydra" not in key
+    if is_group or key.lstrip("+") in RESUMED_SETTINGS:
         return re.fullmatch(r"[\w,() -]*|\d*\.\d+", value) is not None  # no other folder, no code
     return re.fullmatch(r"[+~]{0,2}(?!hydra\b)[\w.]+", key) is not None and "${" not in value
 
@@ -108,10 +109,10 @@ def this_host() -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One job of a sweep, as its folder tells.
+    """One job of a sweep: the content of its ``job.json``.
 
     Attributes:
-        exit_code: that of its last go; None while it runs, and of one that was cut off.
+        exit_code: of its last process; None while that runs, and where it was cut off.
     """
 
     number: int
@@ -120,31 +121,33 @@ class Job:
 
     @classmethod
     def read(cls, folder: Path) -> Self | None:
-        """What is known of the job in ``folder``; None if nothing is."""
+        """Read the job in ``folder``; None where its file is missing or damaged."""
         try:
-            return from_dict(cls, json.loads((folder / JOB).read_text(encoding="utf-8")))
+            return from_dict(cls, json.loads((folder / JOB_FILE).read_text(encoding="utf-8")))
         except (OSError, ValueError, RecursionError):
             return None
 
     def write(self, folder: Path) -> None:
-        """Put it in place whole: a sweep that is killed must find it again."""
+        """Write the file by renaming: a sweep that is killed must not leave half of it."""
         folder.mkdir(parents=True, exist_ok=True)
-        part = folder / f"{JOB}.part"
+        part = folder / f"{JOB_FILE}.part"
         part.write_text(json.dumps(asdict(self)), encoding="utf-8")
-        part.replace(folder / JOB)
+        part.replace(folder / JOB_FILE)
 
     def ended(self, exit_code: int) -> Self:
         return replace(self, exit_code=exit_code)
 
 
 def jobs_of(folder: Path) -> Iterator[tuple[Job, Path]]:
-    """The jobs that were begun, by number, each with its folder."""
-    found = [(job, path.parent) for path in folder.rglob(JOB) if (job := Job.read(path.parent))]
+    """The jobs that were started, by number, each with its folder."""
+    found = [
+        (job, path.parent) for path in folder.rglob(JOB_FILE) if (job := Job.read(path.parent))
+    ]
     yield from sorted(found, key=lambda pair: pair[0].number)
 
 
 def state_of(job: Job, folder: Path) -> str:
-    """In a word: a run's own state, ``running``, ``killed``, or ``refused`` before it began."""
+    """A job's state: its run's, or ``running``, ``killed``, ``failed`` or ``refused``."""
     if is_running(job, folder):
         return "running"
     if job.exit_code == 2:
@@ -156,7 +159,7 @@ def is_running(job: Job, folder: Path) -> bool:
     if job.exit_code is not None:
         return False
     if not (folder / "metrics.jsonl").exists():
-        return time.time() - (folder / JOB).stat().st_mtime < BEGIN_SECONDS
+        return time.time() - (folder / JOB_FILE).stat().st_mtime < START_SECONDS
     try:
         check_idle(folder)
     except RunBusy:

@@ -1,9 +1,9 @@
 """One job of a sweep, in a process of its own: ``python -m lab.sweep.job``.
 
-Killed, it takes neither the sweep with it nor, under a launcher that keeps its processes, the jobs
-beside it; and what a run's trackers leave in a process does not reach the next run. Its standard
-input says what to do, and must stay open: when it ends, or nobody leads the sweep any more, the job
-stops as when its terminal is gone.
+A job that is killed takes neither the sweep with it nor, under a launcher that reuses its
+processes, the jobs beside it; and what a run's trackers leave in a process does not reach the next
+run. The child reads a :class:`JobSpec` as JSON from its standard input, which must stay open: when
+it ends, or no process holds the sweep's lease any more, the job stops as at SIGHUP.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from lab.config.schema import ConfigError, from_dict, to_dict
 from lab.machine.interpreter import environment_with_lab
 from lab.machine.machine import Machine
 from lab.machine.probe import know_machine, probe_machine
-from lab.sweep.index import Index, this_host
-from lab.sweep.lease import hold, is_led
+from lab.sweep.index import SweepIndex, this_host
+from lab.sweep.lease import is_leased, mark_alive
 
-LOOK_SECONDS = 0.2
+POLL_SECONDS = 0.2
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 log = logging.getLogger("lab")
 
 
 @dataclass(frozen=True)
-class Order:
-    """What a job is to do.
+class JobSpec:
+    """What the child process is to run.
 
     Attributes:
-        config: plain values of the config; None to resume the run that is in ``folder``.
+        config: plain values of a config; None to resume the run in ``folder``.
         folder: the run's.
         sweep: the sweep's.
         warnings: found while composing.
-        machine: what this machine has: the job need not look again.
+        machine: plain values of a :class:`Machine`, so that the job need not probe again.
     """
 
     config: dict[str, Any] | None
@@ -56,28 +56,27 @@ class Order:
     @classmethod
     def begin(
         cls, config: Config, folder: Path, sweep: Path, overrides: list[str], warnings: list[str]
-    ) -> Order:
+    ) -> JobSpec:
         machine = asdict(probe_machine())
         return cls(to_dict(config), str(folder), str(sweep), overrides, warnings, machine)
 
     @classmethod
-    def go_on(cls, folder: Path, sweep: Path) -> Order:
+    def resume(cls, folder: Path, sweep: Path) -> JobSpec:
         return cls(None, str(folder), str(sweep), [], [], asdict(probe_machine()))
 
 
-# --- From outside -------------------------------------------------------------------------------
+# --- The launcher's process ---------------------------------------------------------------------
 
 
-def carry_out(order: Order, *, prefix: str = "") -> tuple[int, int | None]:
-    """Run a job to its end in a process of its own.
-
-    Signals that come meanwhile are passed on to it.
+def run_in_subprocess(spec: JobSpec, *, prefix: str = "") -> tuple[int, int | None]:
+    """Run a job to its end in a process of its own, to which signals are forwarded.
 
     Arguments:
         prefix: put before each of its lines, where several jobs share a terminal.
 
     Returns:
-        Its exit code, negative if a signal killed it; and the signal that this process got, if any.
+        The job's exit code, negative if a signal killed it; and the signal that came to this
+        process meanwhile, if any.
     """
     process = subprocess.Popen(
         [sys.executable, "-m", "lab.sweep.job"],
@@ -98,7 +97,7 @@ def carry_out(order: Order, *, prefix: str = "") -> tuple[int, int | None]:
     previous = {number: signal.signal(number, forward) for number in FORWARDED}
     try:
         assert process.stdin is not None
-        process.stdin.write(json.dumps(asdict(order)) + "\n")
+        process.stdin.write(json.dumps(asdict(spec)) + "\n")
         process.stdin.flush()
         for line in process.stdout or ():
             print(prefix + line, end="", flush=True)
@@ -108,32 +107,32 @@ def carry_out(order: Order, *, prefix: str = "") -> tuple[int, int | None]:
             signal.signal(number, handler)
 
 
-# --- From inside --------------------------------------------------------------------------------
+# --- The child ----------------------------------------------------------------------------------
 
 
 def main() -> int:
-    order = Order(**json.loads(sys.stdin.readline()))
-    folder, sweep = Path(order.folder), Path(order.sweep)
-    hold(folder)
-    know_machine(Machine(**order.machine))
+    spec = JobSpec(**json.loads(sys.stdin.readline()))
+    folder, sweep = Path(spec.folder), Path(spec.sweep)
+    mark_alive(folder)
+    know_machine(Machine(**spec.machine))
     logging.basicConfig(
         level=logging.INFO,
         format="%(message)s",
         handlers=[logging.StreamHandler(sys.stdout), logging.FileHandler(folder / "train.log")],
     )
     Thread(target=_stop_at_end_of_input, daemon=True).start()
-    if Index.read(sweep).host == this_host():
-        Thread(target=_stop_when_not_led, args=(sweep,), daemon=True).start()
+    if SweepIndex.read(sweep).host == this_host():
+        Thread(target=_stop_when_not_leased, args=(sweep,), daemon=True).start()
     from lab.supervise import experiment
 
     try:
-        if order.config is None:
+        if spec.config is None:
             return experiment.resume(folder).exit_code
         return experiment.run(
-            from_dict(Config, order.config),
+            from_dict(Config, spec.config),
             folder,
-            overrides=order.overrides,
-            warnings=order.warnings,
+            overrides=spec.overrides,
+            warnings=spec.warnings,
             group=sweep.name,
         ).exit_code
     except ConfigError as error:
@@ -149,9 +148,9 @@ def _stop_at_end_of_input() -> None:
     _stop()
 
 
-def _stop_when_not_led(sweep: Path) -> None:
-    while is_led(sweep):
-        time.sleep(LOOK_SECONDS)
+def _stop_when_not_leased(sweep: Path) -> None:
+    while is_leased(sweep):
+        time.sleep(POLL_SECONDS)
     _stop()
 
 

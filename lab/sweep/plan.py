@@ -1,4 +1,4 @@
-"""What a sweep will run, from its command line, before any of it starts."""
+"""Plan a sweep from its command line: its jobs, its index, how many run side by side."""
 
 from __future__ import annotations
 
@@ -18,30 +18,16 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from lab.compose.overrides import override_key, plain_overrides
 from lab.config.keys import Config
 from lab.config.schema import ConfigError
-from lab.config.units import MB
-from lab.sweep.index import RESUMED_SETTINGS, VERSION, Index, this_host
+from lab.sweep.index import RESUMED_SETTINGS, SWEEP_VERSION, SweepIndex, this_host
 
 TRIALS_AT_ONCE = 2  # where the launcher would start any number of jobs
-
-# What is better here than what a plugin ships: by its class, a key's shipped value and ours.
-SETTLED: dict[str, dict[str, tuple[object, object]]] = {
-    "JoblibLauncher": {"n_jobs": (-1, 2)},  # not one a core: each has its part of the memory only
-    "RayLauncher": {
-        "ray.init.num_cpus": (None, 2),
-        "ray.init.include_dashboard": (None, False),
-        "ray.init.object_store_memory": (None, 75 * MB),  # the least there can be
-    },
-    "LocalLauncher": {"timeout_min": (60, 7 * 24 * 60)},  # after it the job is killed
-    "SlurmLauncher": {"max_num_timeout": (0, 10)},  # a job whose time is up goes on where it was
-    # With a seed an interrupted sweep asks for the same trials again.
-    "OptunaSweeper": {"sampler.seed": (None, 0), "max_failure_rate": (0.0, 1.0)},
-}
+OPTUNA_N_JOBS = 2  # as the plugin ships it: nobody chose it
 
 
 def prefer_command_line(config: DictConfig) -> None:
-    """Let a value of the command line replace what an experiment sweeps of the same key.
+    """Let a value of the command line replace what an experiment sweeps for the same key.
 
-    Hydra's sweeper would multiply the two lists instead.
+    Hydra's sweeper would take the product of the two lists instead.
     """
     params = OmegaConf.select(config, "hydra.sweeper.params") or {}
     given = {o.get_key_element() for o in _parse(plain_overrides(config.hydra.overrides.task))}
@@ -50,41 +36,30 @@ def prefer_command_line(config: DictConfig) -> None:
             del config.hydra.sweeper.params[key]
 
 
-def settle_plugins(config: DictConfig) -> None:
-    """Give the launcher and the sweeper what they need here, where the user set nothing else."""
-    has_cluster = OmegaConf.select(config, "hydra.launcher.ray.init.address") is not None
-    for kind in ("launcher", "sweeper"):
-        name = config.hydra[kind]._target_.rpartition(".")[2]
-        for key, values in SETTLED.get(name, {}).items():
-            if not has_cluster or kind == "sweeper":
-                _settle(config, f"hydra.{kind}.{key}", *values)
-    if not sweeps_a_grid(config):
-        # Each trial is chosen knowing all that ended before it.
-        _settle(config, "hydra.sweeper.n_jobs", 2, _at_once(config) or TRIALS_AT_ONCE)
-        if (_number(config, "hydra.sweeper.n_jobs") or 1) < 1:
-            raise ConfigError("hydra.sweeper.n_jobs", config.hydra.sweeper.n_jobs, "at least 1")
+def set_trials_at_once(config: DictConfig) -> None:
+    """Let a sampler's trials run as many at a time as the launcher's jobs, unless the user says.
 
-
-def _settle(config: DictConfig, key: str, shipped: object, ours: object) -> None:
-    """Set a plugin's key, unless the command line or a config file set it already."""
-    parent, _, name = key.rpartition(".")
-    node = OmegaConf.select(config, parent)
+    Each trial is chosen knowing all that ended before it, so no more are begun than run at once.
+    """
+    key = "hydra.sweeper.n_jobs"
+    if sweeps_a_grid(config) or OmegaConf.select(config, key) is None:
+        return
     given = {override_key(o) for o in plain_overrides(config.hydra.overrides.hydra)}
-    known = name in node or OmegaConf.get_type(node) is dict  # one that takes any key
-    if known and key not in given and OmegaConf.select(config, key) == shipped:
-        with open_dict(config):
-            OmegaConf.update(config, key, ours)
+    if key not in given and config.hydra.sweeper.n_jobs == OPTUNA_N_JOBS:
+        config.hydra.sweeper.n_jobs = _at_once(config) or TRIALS_AT_ONCE
+    if (_number(config, key) or 1) < 1:
+        raise ConfigError(key, config.hydra.sweeper.n_jobs, "at least 1")
 
 
-def index_of(config: DictConfig) -> Index:
-    """What ``sweep.json`` says of this sweep."""
+def plan_index(config: DictConfig) -> SweepIndex:
+    """The index of the sweep that the command line asks for."""
     known = jobs(config)
     typed = plain_overrides(config.hydra.overrides.task)
     settings = plain_overrides(config.hydra.overrides.hydra)
     typed += [o for o in settings if override_key(o) in RESUMED_SETTINGS]
     resumable = not any("${" in override for job in (typed, *known) for override in job)
-    return Index(
-        version=VERSION,
+    return SweepIndex(
+        version=SWEEP_VERSION,
         overrides=tuple(typed) if resumable else (),
         resumable=resumable,
         swept=tuple(swept_keys(config)),
@@ -94,21 +69,21 @@ def index_of(config: DictConfig) -> Index:
     )
 
 
-def check_same(folder: Path, index: Index) -> None:
-    """Make sure that a sweep which goes on has the jobs that it was begun with.
+def check_jobs_unchanged(folder: Path, index: SweepIndex) -> None:
+    """Check that a sweep which is resumed has the jobs that it was begun with.
 
     Raises:
-        ConfigError: what it sweeps was changed since, in the configs or on the command line.
+        ConfigError: they were changed since, in the configs or on the command line.
     """
-    if Index.read(folder).jobs != index.jobs:
+    if SweepIndex.read(folder).jobs != index.jobs:
         raise ConfigError("sweep", folder, "would have other jobs now than when it was begun")
 
 
 def jobs(config: DictConfig) -> list[list[str]]:
-    """The overrides of each job; of a sweeper that chooses them, jobs at the bounds it has.
+    """The overrides of each job; for a sampler, of jobs at the bounds of its search space.
 
     Raises:
-        ConfigError: the bounds of one are impossible.
+        ConfigError: a range is empty or cannot be sampled.
     """
     parsed = _parse(_all_overrides(config))
     if sweeps_a_grid(config):
@@ -130,7 +105,7 @@ def jobs(config: DictConfig) -> list[list[str]]:
 
 
 def sweeps_a_grid(config: DictConfig) -> bool:
-    """Whether all jobs are known beforehand, as they are with Hydra's own sweeper."""
+    """Whether all jobs are known beforehand: with Hydra's basic sweeper."""
     return config.hydra.sweeper._target_.endswith("BasicSweeper")
 
 
@@ -155,7 +130,7 @@ def side_by_side(config: DictConfig, jobs: int) -> int:
 
 
 def _at_once(config: DictConfig) -> int | None:
-    """How many jobs the launcher runs at a time; None where it starts all that it gets."""
+    """How many jobs the launcher runs at a time; None where it starts all at once."""
     match config.hydra.launcher._target_.rpartition(".")[2]:
         case "JoblibLauncher":
             from joblib import effective_n_jobs
@@ -171,7 +146,7 @@ def _at_once(config: DictConfig) -> int | None:
 
 
 def _number(config: DictConfig, key: str) -> float | None:
-    """A plugin's setting that counts something; None where it is not set."""
+    """A plugin's numeric setting; None where it is not set."""
     value = OmegaConf.select(config, key)
     if value is None or (isinstance(value, int | float) and value and abs(value) < math.inf):
         return value
@@ -190,10 +165,10 @@ def _parse(overrides: Sequence[str]) -> list[Override]:
 
 
 def _bounds(override: Override) -> list[str]:
-    """An override with each value that a sampler may choose, or with the ends of its range.
+    """An override with each choice that a sampler has, or with the ends of its range.
 
     Raises:
-        ConfigError: no value lies between them, or none that the key takes.
+        ConfigError: the range is empty, or holds no value that the key takes.
     """
     key, value = override.get_key_element(), cast("Any", override.value())
     if not override.is_sweep_override():

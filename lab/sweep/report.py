@@ -1,4 +1,4 @@
-"""The last words of a sweep on the console: what became of each job, and what to type next."""
+"""The end of a sweep on the console: a table of its jobs, and the commands to type next."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from typing import Any
 from lab.compose.overrides import override_key, shown_value
 from lab.config.keys import Config
 from lab.config.schema import ConfigError
-from lab.sweep.index import Index, jobs_of, state_of, summary_of
+from lab.sweep.index import SweepIndex, jobs_of, state_of, summary_of
 from lab.tracking.closing import command, relative
 from lab.tracking.folders import outputs_of
 from lab.tracking.text import duration, number, short_names
 
-FIGURES = ("loss", "peak GB", "reloads", "overhead", "tokens/s", "time")
+FIGURE_COLUMNS = ("loss", "peak GB", "reloads", "overhead", "tokens/s", "time")
 
 
 def close_sweep(folder: Path, exit_code: int) -> int:
-    """Print the table of jobs, and how to go on.
+    """Print the table of jobs, and the commands to type next.
 
     Arguments:
-        exit_code: that of the command so far; 130 and 143 where it was interrupted.
+        exit_code: of the command so far; 130 or 143 where it was interrupted.
 
     Returns:
         The command's exit code: 1 if a job did not complete.
@@ -32,12 +32,12 @@ def close_sweep(folder: Path, exit_code: int) -> int:
     from rich.measure import Measurement
     from rich.table import Table
 
-    index = Index.read(folder)
+    index = SweepIndex.read(folder)
     begun = {job.number: (job, path) for job, path in jobs_of(folder)}
     numbers = range(len(index.jobs)) if index.jobs else sorted(begun)
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
-    for name in ("job", *short_names(index.swept), "state", *FIGURES):
-        table.add_column(name, justify="right" if name in ("job", *FIGURES) else "left")
+    for name in ("job", *short_names(index.swept), "state", *FIGURE_COLUMNS):
+        table.add_column(name, justify="right" if name in ("job", *FIGURE_COLUMNS) else "left")
     states = []
     for n in numbers:
         job, path = begun.get(n, (None, None))
@@ -90,7 +90,7 @@ def _next_lines(folder: Path, unfinished: int) -> list[str]:
 
 
 def _config_of(folder: Path) -> Config | None:
-    """That of the first job which has one; reading all of them would take seconds."""
+    """The config of the first job which has one; reading all of them would take seconds."""
     for _, run_dir in jobs_of(folder):
         with suppress(ConfigError):
             return Config.load(run_dir / "config.yaml")
@@ -98,7 +98,7 @@ def _config_of(folder: Path) -> Config | None:
 
 
 def view_of(folder: Path) -> str:
-    """Save a sweep's view in W&B; its address, or why there is none."""
+    """Save a view of a sweep in W&B; return its address, or why there is none."""
     from lab.tracking.view import ViewError, save_view
 
     config = _config_of(folder)
@@ -106,6 +106,6 @@ def view_of(folder: Path) -> str:
         return "not saved in W&B: the sweep has no run"
     group = os.environ.get("WANDB_RUN_GROUP") or folder.name
     try:
-        return save_view(config, group=group, swept=Index.read(folder).swept)
+        return save_view(config, group=group, swept=SweepIndex.read(folder).swept)
     except ViewError as error:
         return f"not saved in W&B: {error}"

@@ -1,4 +1,4 @@
-"""What a launcher's process does for one job of a sweep."""
+"""One job of a sweep in a launcher's process: start it, resume it or skip it; its objective."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from lab.compose.config import compose_config
-from lab.compose.errors import REFUSALS, explain
+from lab.compose.errors import USER_ERRORS, explain
 from lab.compose.overrides import override_key
 from lab.config.keys import Config
 from lab.config.schema import ConfigError
 from lab.records import objective
 from lab.records.rows import read_jsonl
-from lab.sweep.index import Index, Job, jobs_of, summary_of, this_host
-from lab.sweep.job import Order, carry_out
-from lab.sweep.lease import is_led
+from lab.sweep.index import Job, SweepIndex, jobs_of, summary_of, this_host
+from lab.sweep.job import JobSpec, run_in_subprocess
+from lab.sweep.lease import is_leased
 
 log = logging.getLogger("lab")
 
 PARENT = os.getppid()
-CUT_OFF = (None, 130, 143)  # exit codes of a job that was told to end before its time
+CUT_OFF = (None, 130, 143)  # exit codes of a job that was interrupted: resume it
 
 
 def run_job(
     cfg: DictConfig, overrides: list[str], *, number: int, folder: Path, sweep: Path
 ) -> float | None:
-    """Begin a job, go on with one that was cut off, or leave one that is complete as it is.
+    """Start a job, resume one that was cut off, or skip one that is complete.
 
     Returns:
-        What a sweeper is to make small; None where the job did not complete.
+        The objective that a sweeper minimizes; None where the job did not complete.
 
     Raises:
-        SystemExit: this process got a signal, which means the whole sweep.
+        SystemExit: this process got a signal, which is meant for the whole sweep.
     """
     job = Job(number=number, overrides=tuple(overrides))
     try:
         return _run_job(cfg, job, folder, sweep)
-    except REFUSALS as error:
+    except USER_ERRORS as error:
         _, line = explain(error, overrides)
         log.error("job %d: %s", number, line)  # noqa: TRY400 - a user's mistake has no traceback
         job.ended(2).write(folder)
@@ -48,13 +48,13 @@ def run_job(
         log.exception("job %d failed", number)
         job.ended(1).write(folder)
     finally:
-        if os.getppid() != PARENT and not is_led(sweep):
-            os._exit(1)  # who launched this process is dead, and joblib's would wait for minutes
+        if os.getppid() != PARENT and not is_leased(sweep):
+            os._exit(1)  # orphaned: joblib's processes would otherwise wait for minutes
     return None
 
 
 def _run_job(cfg: DictConfig, job: Job, folder: Path, sweep: Path) -> float | None:
-    index, known = Index.read(sweep), Job.read(folder)
+    index, known = SweepIndex.read(sweep), Job.read(folder)
     if known is not None and known.overrides != job.overrides:
         log.error(
             "job %d is not begun: its folder holds %s; a sampler without a fixed seed chooses "
@@ -78,17 +78,17 @@ def _run_job(cfg: DictConfig, job: Job, folder: Path, sweep: Path) -> float | No
             "job %d is not begun: another failed, and sweep.on_failure=stop says so", job.number
         )
         return None
-    if index.host == this_host() and not is_led(sweep):
-        return None  # the sweep was told to end while this one waited its turn
+    if index.host == this_host() and not is_leased(sweep):
+        return None  # the sweep was ended while this job waited for its turn
     job.write(folder)
     if (folder / "config.yaml").exists():
-        order = Order.go_on(folder, sweep)
+        spec = JobSpec.resume(folder, sweep)
     else:
-        order = Order.begin(config, folder, sweep, list(job.overrides), warnings)
+        spec = JobSpec.begin(config, folder, sweep, list(job.overrides), warnings)
     prefix = f"[{job.number}] " if index.side_by_side > 1 else ""
-    exit_code, signalled = carry_out(order, prefix=prefix)
+    exit_code, signalled = run_in_subprocess(spec, prefix=prefix)
     job.ended(exit_code).write(folder)
-    _tell(job.number, exit_code)
+    _log_failure(job.number, exit_code)
     if signalled is not None:
         raise SystemExit(130 if signalled == signal.SIGINT else 143)
     return _objective(folder) if exit_code == 0 else None
@@ -98,7 +98,7 @@ def _has_failed(sweep: Path, *, besides: int) -> bool:
     return any(job.exit_code for job, _ in jobs_of(sweep) if job.number != besides)
 
 
-def _tell(number: int, exit_code: int) -> None:
+def _log_failure(number: int, exit_code: int) -> None:
     if exit_code < 0:
         log.error("job %d was killed by %s", number, signal.Signals(-exit_code).name)
     elif exit_code:

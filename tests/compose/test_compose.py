@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+import pickle
+import subprocess
+import sys
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
 from lab.compose.overrides import run_name
 from lab.compose.profiles import CONF
+from lab.compose.structured import CONFIG_SCHEMA
 from lab.config.keys import Config, dump
 from lab.config.schema import ConfigError, to_dict
-from tests.composing import composed, config, machine, refusal
+from tests.composing import ROOT, composed, config, machine, refusal
 
 pytestmark = pytest.mark.usefixtures("hydra_here")
 
@@ -264,6 +270,19 @@ def test_wandb_project_entity_and_tags() -> None:
 def test_an_unknown_wandb_mode_is_refused() -> None:
     with pytest.raises(ConfigError, match="WANDB_MODE=turbo: must be one of"):
         composed(environ={"WANDB_MODE": "turbo"})
+
+
+# --- The schema ---------------------------------------------------------------------------------
+
+
+def test_a_fresh_process_unpickles_a_composed_config() -> None:
+    """A launcher's process does, before it imports anything else of this package."""
+    pickled = pickle.dumps(OmegaConf.structured(CONFIG_SCHEMA))
+    code = "import pickle, sys; print(*pickle.load(sys.stdin.buffer))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, input=pickled, capture_output=True, check=False
+    )
+    assert done.stdout.decode().split() == [f.name for f in fields(CONFIG_SCHEMA)], done.stderr
 
 
 # --- Names --------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ import pytest
 
 from lab.config.keys import Config
 from lab.machine.probe import probe_machine
-from lab.sweep.index import Index, Job
+from lab.sweep.index import Job, SweepIndex
 from tests.composing import ROOT
 from tests.runs import QUICK, jsonl
 from tests.sweep.test_sweep import Done, jobs_below, new_sweep, resumed, run_of, states
@@ -52,7 +52,7 @@ def test_a_job_that_fails_does_not_take_the_rest_with_it(done: Done) -> None:
 
 
 def test_jobs_side_by_side_share_memory_and_cores(done: Done) -> None:
-    assert Index.read(done.folder).side_by_side == 2
+    assert SweepIndex.read(done.folder).side_by_side == 2
     half = probe_machine().share(2)
     for number in "01":
         config = Config.load(done.folder / number / "config.yaml")

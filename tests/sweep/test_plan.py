@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
+from lab.compose.resolvers import register
 from lab.config.schema import ConfigError
 from lab.sweep import plan
+from lab.sweep.local_ray import INIT_DEFAULTS, set_init_defaults
+
+register()
 
 pytestmark = pytest.mark.usefixtures("hydra_here")
 
 
-def composed(*overrides: str) -> DictConfig:
-    """As Hydra hands it to whoever looks before a sweep begins."""
+def by_hydra(*overrides: str) -> DictConfig:
     hydra = GlobalHydra.instance().hydra
     assert hydra is not None
-    config = hydra.compose_config("config", list(overrides), RunMode.MULTIRUN, from_shell=False)
+    return hydra.compose_config("config", list(overrides), RunMode.MULTIRUN, from_shell=False)
+
+
+def composed(*overrides: str) -> DictConfig:
+    """As a sweep is planned: composed, then what depends on other settings is filled in."""
+    config = by_hydra(*overrides)
     plan.prefer_command_line(config)
-    plan.settle_plugins(config)
+    set_init_defaults(config)
+    plan.set_trials_at_once(config)
     return config
 
 
@@ -105,17 +116,47 @@ def test_how_many_jobs_share_the_machine(
     assert plan.side_by_side(composed(*overrides), jobs) == shared
 
 
-def test_a_plugins_defaults_are_ours_unless_the_user_says_otherwise() -> None:
-    optuna = composed("hydra/sweeper=optuna").hydra.sweeper
-    assert (optuna.sampler.seed, optuna.max_failure_rate, optuna.n_jobs) == (0, 1.0, 1)
-    said = ("hydra.sweeper.sampler.seed=null", "hydra.sweeper.max_failure_rate=0.5")
-    optuna = composed("hydra/sweeper=optuna", *said).hydra.sweeper
-    assert (optuna.sampler.seed, optuna.max_failure_rate) == (None, 0.5)
-    assert (
-        "seed"
-        not in composed("hydra/sweeper=optuna", "hydra/sweeper/sampler=grid").hydra.sweeper.sampler
-    )
-    ray = composed("hydra/launcher=ray").hydra.launcher.ray.init
-    assert not ray.include_dashboard
+@pytest.mark.parametrize(
+    ("option", "key", "value", "other"),
+    [
+        ("hydra/launcher=joblib", "launcher.n_jobs", 2, -1),
+        ("hydra/launcher=submitit_local", "launcher.timeout_min", 7 * 24 * 60, 60),
+        ("hydra/launcher=submitit_slurm", "launcher.max_num_timeout", 10, 0),
+        ("hydra/sweeper=optuna", "sweeper.max_failure_rate", 1.0, 0.0),
+        *(
+            (f"hydra/sweeper/sampler={sampler}", "sweeper.sampler.seed", 0, None)
+            for sampler in ("tpe", "random", "cmaes", "nsgaii", "motpe")
+        ),
+    ],
+)
+def test_defaults_of_plugins_come_from_yaml_and_give_way_to_the_user(
+    option: str, key: str, value: float, other: float | None
+) -> None:
+    """Also to one who asks for what the plugin ships."""
+    options = ("hydra/sweeper=optuna", option) if "sampler" in option else (option,)
+    assert OmegaConf.select(by_hydra(*options).hydra, key) == value
+    said = f"hydra.{key}={'null' if other is None else other}"
+    assert OmegaConf.select(by_hydra(*options, said).hydra, key) == other
+
+
+def test_an_experiment_that_chooses_a_launcher_gets_its_defaults(tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    chosen = "# @package _global_\ndefaults: [{override /hydra/launcher: joblib}]\n"
+    (tmp_path / "experiment" / "two.yaml").write_text(chosen)
+    searched = f"hydra.searchpath=[{tmp_path}]"
+    assert by_hydra(searched, "experiment=two").hydra.launcher.n_jobs == 2
+    said = chosen + "hydra: {launcher: {n_jobs: -1}}\n"
+    (tmp_path / "experiment" / "two.yaml").write_text(said)
+    assert by_hydra(searched, "experiment=two").hydra.launcher.n_jobs == -1
+
+
+def test_trials_run_as_many_at_a_time_as_the_launchers_jobs() -> None:
+    assert composed("hydra/sweeper=optuna").hydra.sweeper.n_jobs == 1
+    assert composed("hydra/sweeper=optuna", "hydra/launcher=joblib").hydra.sweeper.n_jobs == 2
+
+
+def test_ray_gets_its_defaults_unless_it_connects_to_a_cluster() -> None:
+    init = composed("hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=6").hydra.launcher.ray
+    assert dict(init.init) == {"address": None, **INIT_DEFAULTS, "num_cpus": 6}
     address = composed("hydra/launcher=ray", "hydra.launcher.ray.init.address=auto")
     assert dict(address.hydra.launcher.ray.init) == {"address": "auto"}

@@ -19,8 +19,8 @@ import pytest
 from lab.cli import main as lab
 from lab.config.keys import Config
 from lab.config.schema import ConfigError
-from lab.sweep.index import Index, Job, jobs_of, state_of
-from lab.sweep.lease import Lead, is_led
+from lab.sweep.index import Job, SweepIndex, jobs_of, state_of
+from lab.sweep.lease import SweepLease, is_leased
 from tests.composing import ROOT
 from tests.runs import QUICK, Result, Run, started
 
@@ -125,7 +125,7 @@ def test_jobs_are_named_by_what_differs_and_grouped_in_wandb(with_failure: Done)
 
 
 def test_the_index_says_what_was_asked_for(with_failure: Done) -> None:
-    index = Index.read(with_failure.folder)
+    index = SweepIndex.read(with_failure.folder)
     assert index.swept == ("fault",)
     assert [job[-1] for job in index.jobs] == ["tracker.tags=[a/b,'c=d']"] * 2
     assert [Job.read(with_failure.folder / n) for n in "01"] == [
@@ -226,9 +226,9 @@ def test_a_killed_leader_leaves_no_process_and_is_resumed(tmp_path: Path) -> Non
 
 
 @pytest.fixture
-def index(tmp_path: Path) -> Index:
+def index(tmp_path: Path) -> SweepIndex:
     """A sweep of which nothing has begun."""
-    made = Index(
+    made = SweepIndex(
         version=1,
         overrides=("seed=1,2", "tracker=none"),
         resumable=True,
@@ -257,6 +257,7 @@ def refusal(folder: Path, *overrides: str, monkeypatch: pytest.MonkeyPatch, caps
     [
         ({"overrides": ("hydra.callbacks.x._target_=os.system",)}, "is not taken from a file"),
         ({"overrides": ("+hydra/launcher=a/b",)}, "is not taken from a file"),
+        ({"overrides": ("hydra/env=default",)}, "is not taken from a file"),
         ({"overrides": ("name=${oc.env:HOME}",)}, "holds no interpolation"),
         ({"overrides": ("--config-dir=elsewhere",)}, "is not taken from a file"),
         ({"overrides": ("model=../../other",)}, "is not taken from a file"),
@@ -265,7 +266,7 @@ def refusal(folder: Path, *overrides: str, monkeypatch: pytest.MonkeyPatch, caps
     ],
 )
 def test_an_index_that_may_be_hostile_names_no_code(
-    index: Index, tmp_path: Path, monkeypatch, capsys, change: dict, line: str
+    index: SweepIndex, tmp_path: Path, monkeypatch, capsys, change: dict, line: str
 ) -> None:
     shutil.rmtree(tmp_path / "sweep")
     replace(index, **change).write(tmp_path / "sweep")
@@ -278,16 +279,16 @@ def test_a_damaged_index_is_one_line(tmp_path: Path, monkeypatch, capsys, text: 
     refusal(tmp_path, monkeypatch=monkeypatch, capsys=capsys)
 
 
-def test_a_sweep_has_one_leader(index: Index, tmp_path: Path) -> None:
-    lead = Lead(tmp_path / "sweep")
-    assert is_led(tmp_path / "sweep")
+def test_a_sweep_is_leased_by_one_process(index: SweepIndex, tmp_path: Path) -> None:
+    lease = SweepLease(tmp_path / "sweep")
+    assert is_leased(tmp_path / "sweep")
     with pytest.raises(ConfigError, match="still going on in another process"):
-        Lead(tmp_path / "sweep")
-    lead.give_up()
-    assert not is_led(tmp_path / "sweep")
+        SweepLease(tmp_path / "sweep")
+    lease.release()
+    assert not is_leased(tmp_path / "sweep")
 
 
-def test_other_jobs_than_it_was_begun_with_are_refused(index: Index, tmp_path: Path) -> None:
+def test_other_jobs_than_it_was_begun_with_are_refused(index: SweepIndex, tmp_path: Path) -> None:
     done = resumed(tmp_path, "seed=1,3")
     assert done.exit_code == 2
     assert done.said.count("\n") == 1

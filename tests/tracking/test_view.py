@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from lab.records.rows import METRIC_KEYS
-from lab.sweep.index import Index, Job
+from lab.sweep.index import Job, SweepIndex
 from lab.sweep.report import view_of
 from lab.tracking.view import SECTIONS, make_view, swept_settings
 from tests.tracked import SUMMARY, base_config
@@ -63,7 +63,7 @@ def test_a_view_that_cannot_be_saved_costs_one_line(
 
     monkeypatch.setenv("WANDB_BASE_URL", "no address")
     monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
-    index = Index(
+    index = SweepIndex(
         version=1, overrides=(), resumable=True, swept=(), jobs=(), side_by_side=1, host=""
     )
     index.write(tmp_path)

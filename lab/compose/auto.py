@@ -1,4 +1,4 @@
-"""What ``auto`` means on this machine, and what the profile's table leaves open."""
+"""Values for ``auto`` on a machine, and for what the hardware profile's table leaves open."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ from lab.config.schema import AUTO, ConfigError
 from lab.config.units import GB
 from lab.machine.machine import Machine
 
-THRESHOLD_SHARE = 0.85
-
-CACHE_SHARE = 0.1
+THRESHOLD_SHARE = 0.85  # of the budget
+CACHE_SHARE = 0.1  # of the budget
 
 # On the CPU more took 0.6 GB of the process (SmolLM2, LoRA) and won no time.
 CPU_CACHE_GB = 0.1
 
 
-def decide(values: dict[str, Any], machine: Machine) -> list[str]:
-    """Fill every ``auto`` in place, and what the profile's table leaves open.
+def fill_auto(values: dict[str, Any], machine: Machine) -> list[str]:
+    """Replace every ``auto``, and every null of the profile's table, in place.
 
     Returns:
         Warnings, one line each.
@@ -29,7 +28,7 @@ def decide(values: dict[str, Any], machine: Machine) -> list[str]:
     """
     warnings = _decide_memory(values, machine)
     cpu = machine.backend == "cpu"
-    compiled = not cpu or values["trainer"] == "mlx_lm"  # which always compiles
+    compiled = not cpu or values["trainer"] == "mlx_lm"  # its train() always compiles
     _fill(values["train"], compile=compiled, dtype="float32" if cpu else "bfloat16")
     _fill(values["data"], pad_multiple={"cpu": 32, "metal": 64, "cuda": 256}[machine.backend])
     _fill(values["worker"], threads=machine.cores)
@@ -37,8 +36,8 @@ def decide(values: dict[str, Any], machine: Machine) -> list[str]:
     return warnings
 
 
-def _fill(group: dict[str, Any], **decided: object) -> None:
-    for key, value in decided.items():
+def _fill(group: dict[str, Any], **values: object) -> None:
+    for key, value in values.items():
         if group[key] == AUTO:
             group[key] = value
 
@@ -80,7 +79,7 @@ def _decide_memory(values: dict[str, Any], machine: Machine) -> list[str]:
 
 
 def _decide_size(values: dict[str, Any], machine: Machine) -> None:
-    """Adapter and batch, where the profile's table or the user left them open."""
+    """Fill in the adapter's and the batch's size where profile and user left them open."""
     adapter, train, hardware = values["adapter"], values["train"], values["hardware"]
     if adapter["kind"] == "full":
         _check_weights(values)
@@ -91,7 +90,7 @@ def _decide_size(values: dict[str, Any], machine: Machine) -> None:
     if adapter["alpha"] is None:
         adapter["alpha"] = 2.0 * adapter["rank"]
     tier = hardware["tiers"].get(values["model"]["tier"], {})
-    if tier.get("rank") is None:  # the user has set the rank himself: begin small
+    if tier.get("rank") is None:  # not in the profile, but the user set a rank: start small
         adapter["num_layers"] = adapter["num_layers"] or 8
         _fill(train, batch_size=1)
     _fill(train, batch_size=hardware["batch_size"])

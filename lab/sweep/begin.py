@@ -1,0 +1,50 @@
+"""Begin or resume a sweep: check every job, write the index, acquire the lease."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from lab.compose.check import check_folder, check_jobs
+from lab.config.schema import ConfigError
+from lab.machine.interpreter import environment_with_lab
+from lab.sweep import plan
+from lab.sweep.index import SweepIndex
+from lab.sweep.lease import SweepLease
+from lab.sweep.local_ray import set_init_defaults
+
+
+def begin_sweep(config: DictConfig, *, resuming: bool) -> SweepLease:
+    """Check a sweep and acquire the lease on its folder, which holds an index from then on.
+
+    Arguments:
+        config: the composed config; its ``hydra`` node is completed in place.
+        resuming: the sweep was begun by an earlier command, and its index is there.
+
+    Raises:
+        ConfigError, SweepError: a job is impossible, the folder is taken or cannot be written, or
+            the sweep runs in another process.
+    """
+    folder = Path(config.hydra.sweep.dir)
+    plan.prefer_command_line(config)
+    set_init_defaults(config)
+    plan.set_trials_at_once(config)
+    index = plan.plan_index(config)
+    if resuming:
+        plan.check_jobs_unchanged(folder, index)
+    else:
+        check_folder("hydra.sweep.dir", config.hydra.sweep.dir, "sweep.json", "*/config.yaml")
+    check_jobs(config, plan.jobs(config), index.side_by_side)
+    if not resuming:
+        _write(index, folder)
+    os.environ.update(environment_with_lab())  # inherited by a launcher's own processes
+    return SweepLease(folder)
+
+
+def _write(index: SweepIndex, folder: Path) -> None:
+    try:
+        index.write(folder)
+    except OSError as error:
+        raise ConfigError("hydra.sweep.dir", folder, f"{error.strerror}") from error
