@@ -96,21 +96,27 @@ def main(arguments: Sequence[str]) -> dict[str, Any]:
     import mlx.optimizers as optim
 
     from lab.data.dataset import open_data
-    from lab.data.tokenizer import load_tokenizer
     from lab.supervise.worker_process import cache_folder
-    from lab.train import model, model_files
+    from lab.train import model_files
     from lab.train.loss import cross_entropy
+    from lab.train.model import build_model
 
     folder = model_files.folder_of(config.model)
-    tokenizer = load_tokenizer(folder)
-    data = open_data(config.data, config.train, config.seed, tokenizer, cache_folder())
+    data = open_data(
+        config.data,
+        config.train,
+        config.seed,
+        tokenizer_folder=folder,
+        cache_dir=cache_folder(),
+    )
+    vocab_size = data.train_samples.tokenizer.vocab_size
     batches = [data.train.step(step)[0] for step in range(1, config.train.steps + 1)]
 
     mx.random.seed(config.seed)
-    model = model.build_model(
+    model = build_model(
         *(config.model, config.adapter),
         folder=folder,
-        vocab_size=tokenizer.vocab_size,
+        vocab_size=vocab_size,
         dtype=getattr(mx, config.train.dtype),
     )
     rule = config.optimizer

@@ -71,7 +71,6 @@ def main(arguments: Sequence[str]) -> None:
     marks["import"] = time.time()
     from lab.config.keys import Config
     from lab.data.dataset import open_data
-    from lab.data.tokenizer import load_tokenizer
     from lab.supervise.worker_process import cache_folder
     from lab.train import memory, model_files
     from lab.train.session import Session, TrainingContext
@@ -79,10 +78,16 @@ def main(arguments: Sequence[str]) -> None:
     config = Config.load(Path(arguments[0]))
     memory.set_limits(config.memory)
     folder = model_files.folder_of(config.model)
-    tokenizer = load_tokenizer(folder)
-    data = open_data(config.data, config.train, config.seed, tokenizer, cache_folder())
+    data = open_data(
+        config.data,
+        config.train,
+        config.seed,
+        tokenizer_folder=folder,
+        cache_dir=cache_folder(),
+    )
+    vocab_size = data.train_samples.tokenizer.vocab_size
     marks["data"] = time.time()
-    Session(TrainingContext(config, data, (), folder, tokenizer.vocab_size))
+    Session(TrainingContext(config, data, (), folder, vocab_size))
     marks["model"] = time.time()
     assert worker
     print(

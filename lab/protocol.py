@@ -40,6 +40,7 @@ class RecordKind(StrEnum):
         EVENT: ``event step`` and the event's own fields: a row of ``events.jsonl``.
         COMMIT: ``step``: to be answered by ``committed`` once every row up to it is on disk.
         LEAVING: it will end with ``RELOAD``, so the next worker can be started meanwhile.
+        PROGRESS: ``text``: how far something is that takes long before the first step.
         WARNING: ``text``, for the user.
         BAD_CONFIG: ``key value allowed`` of a ``ConfigError``; ``BAD_CONFIG`` follows.
         ERROR: ``text trace`` of an exception; ``FAILED`` follows.
@@ -52,6 +53,7 @@ class RecordKind(StrEnum):
     EVENT = "event"
     COMMIT = "commit"
     LEAVING = "leaving"
+    PROGRESS = "progress"
     WARNING = "warning"
     BAD_CONFIG = "bad_config"
     ERROR = "error"

@@ -8,52 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from lab.config.keys import Data, Train
 from lab.config.schema import ConfigError
-from lab.data import samples
-from lab.data.batches import Batches, Sample, Shape
-from lab.data.errors import SampleError
-from lab.data.sources import Source, Split, open_source
-from lab.data.tokenizer import Tokenizer
-
-
-@dataclass(frozen=True)
-class Samples:
-    """The samples of one split, as JSON objects and as token ids."""
-
-    split: Split
-    tokenizer: Tokenizer
-    mask_prompt: bool
-
-    def __len__(self) -> int:
-        return len(self.split)
-
-    def __getitem__(self, position: int) -> dict[str, Any]:
-        return self.split.lines[self.split.rows[position]]
-
-    def in_file_order(self) -> list[int]:
-        """All positions, in file order."""
-        offsets, rows = self.split.lines.index.offsets, self.split.rows
-        return sorted(range(len(self)), key=lambda position: offsets[rows[position]])
-
-    def tokens(self, position: int) -> Sample:
-        """Token ids and prompt length of the sample at a position.
-
-        Raises:
-            ConfigError: the sample cannot be tokenised; names file and line.
-        """
-        return self.tokenise(self[position], position)
-
-    def tokenise(self, sample: dict[str, Any], position: int) -> Sample:
-        """Like :meth:`tokens`, for a caller that has read the sample already."""
-        lines = self.split.lines
-        try:
-            return samples.tokenise(sample, lines.index.form, self.tokenizer, self.mask_prompt)
-        except SampleError as error:
-            where = f"line {lines.line_of(self.split.rows[position])}"
-            raise ConfigError(lines.key, str(lines.path), f"{where}: {error}") from error
+from lab.data.batches import Batches, Shape
+from lab.data.sources import Source, open_source
+from lab.data.split import IdLimit, Samples
+from lab.data.token_index import Progress, TokenIndex, open_token_index
+from lab.data.tokenizer import Tokenizer, load_tokenizer
 
 
 @dataclass(frozen=True)
@@ -64,6 +26,7 @@ class OpenData:
         train: micro-batches for training, in an order given by the seed.
         val: micro-batches for validation, the same for every seed; ``None`` when it is off.
         train_samples, val_samples: their samples, for a trainer with batches of its own.
+        train_tokens, val_tokens: token index of the file that each split is of.
         fingerprint: hash of the files' content, independent of their paths.
         notes: lines to print for the user.
     """
@@ -72,21 +35,61 @@ class OpenData:
     val: Batches | None
     train_samples: Samples
     val_samples: Samples
+    train_tokens: TokenIndex
+    val_tokens: TokenIndex
     fingerprint: str
     notes: tuple[str, ...]
 
+    def check_ids(self, limit: IdLimit) -> None:
+        """Hold every token id of both splits against a table of the model.
+
+        Of files that are too large for a whole token index, what it does not hold is checked when
+        it is read.
+
+        Raises:
+            ConfigError: names the first id beyond the table, its token and its line.
+        """
+        sides = [(self.train_samples, self.train_tokens)]
+        sides += [(self.val_samples, self.val_tokens)] if self.val is not None else []
+        for samples, tokens in sides:
+            samples.id_limit, rows = limit, samples.split.rows
+            if max(tokens.highest) >= limit.rows:
+                for at in tokens.within(rows):
+                    if tokens.highest[at] >= limit.rows:
+                        samples.tokens(tokens.rows[at] - rows.start)
+            if tokens.is_whole or samples.tokenizer.vocab_size <= limit.rows:
+                samples.id_limit = None
+
+    @property
+    def longest(self) -> int | None:
+        """Tokens of the longest sample of both splits; None where not all are known."""
+        if not (self.train_tokens.is_whole and self.val_tokens.is_whole):
+            return None
+        return max(max(tokens.lengths) for tokens in (self.train_tokens, self.val_tokens))
+
 
 def open_data(
-    data: Data, train: Train, seed: int, tokenizer: Tokenizer, cache_dir: Path
+    data: Data,
+    train: Train,
+    seed: int,
+    *,
+    tokenizer_folder: Path | None,
+    cache_dir: Path,
+    progress: Progress = lambda _: None,
 ) -> OpenData:
     """Open, validate and split the data; indices and made files are cached in ``cache_dir``.
 
     Without a validation file a fraction of the training file is held out, also when validation is
     off, so that switching it on does not change the training set.
 
+    Arguments:
+        tokenizer_folder: the model's; None for bytes.
+        progress: gets a line about once a second while samples are tokenised the first time.
+
     Raises:
         ConfigError: data that is missing, malformed (names file and line) or too small.
     """
+    tokenizer = load_tokenizer(tokenizer_folder)
     source = open_source(data, cache_dir)
     _check_counts(data, train, source)
     shape = Shape(
@@ -97,13 +100,27 @@ def open_data(
     )
     given = Samples(source.train, tokenizer, train.mask_prompt)
     held_out = Samples(source.val, tokenizer, train.mask_prompt)
-    given.tokens(0)  # a template that refuses the format fails here, before the model is loaded
+    token_indices = {
+        lines.path: open_token_index(
+            lines,
+            tokenizer_folder,
+            mask_prompt=train.mask_prompt,
+            cache_dir=cache_dir,
+            progress=progress,
+        )
+        for lines in dict.fromkeys((source.train.lines, source.val.lines))
+    }
+    train_tokens, val_tokens = (
+        token_indices[split.lines.path] for split in (source.train, source.val)
+    )
     val = Batches(source.val.sizes, held_out.tokens, shape, None)
     return OpenData(
         train=Batches(source.train.sizes, given.tokens, shape, seed),
         val=val if train.val_interval_steps else None,
         train_samples=given,
         val_samples=held_out,
+        train_tokens=train_tokens,
+        val_tokens=val_tokens,
         fingerprint=source.fingerprint,
         notes=_notes(train, source, tokenizer),
     )

@@ -17,22 +17,7 @@ from lab.config.keys import Data
 from lab.config.schema import ConfigError
 from lab.data import hub, stdlib_docs
 from lab.data.index import JsonLinesReader
-
-
-@dataclass(frozen=True)
-class Split:
-    """One split, train or validation: a range of rows of a file's index."""
-
-    lines: JsonLinesReader
-    rows: range
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    @property
-    def sizes(self) -> memoryview[int]:
-        """Bytes of each sample, int32 (n,)."""
-        return self.lines.index.sizes[self.rows.start : self.rows.stop]
+from lab.data.split import Split
 
 
 @dataclass(frozen=True)

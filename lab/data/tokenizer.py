@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -48,6 +49,10 @@ class Tokenizer(Protocol):
         """
         ...
 
+    def token_of(self, token_id: int) -> str:
+        """The token's own text, for messages."""
+        ...
+
 
 class ByteTokenizer:
     """UTF-8 bytes are the ids, 256 is EOS; ids up to 288 are unused padding of the vocabulary."""
@@ -65,6 +70,9 @@ class ByteTokenizer:
         add_generation_prompt: bool = False,  # noqa: ARG002
     ) -> None:
         return None
+
+    def token_of(self, token_id: int) -> str:
+        return chr(token_id) if token_id < self.eos_id else "<eos>"
 
 
 class FolderTokenizer:
@@ -85,7 +93,9 @@ class FolderTokenizer:
         self._fast.no_truncation()
         self._fast.no_padding()
         self._settings = _settings(path)
-        self.vocab_size = self._fast.get_vocab_size(with_added_tokens=True)
+        # Added tokens may leave a gap above the base vocabulary.
+        added = max(self._fast.get_added_tokens_decoder(), default=-1)
+        self.vocab_size = max(self._fast.get_vocab_size(with_added_tokens=False), added + 1)
         self.eos_id = self._eos_id()
 
     def encode(self, text: str) -> list[int]:
@@ -102,6 +112,9 @@ class FolderTokenizer:
             messages, tools, add_generation_prompt=add_generation_prompt, **self._variables
         )
         return self._fast.encode(text, add_special_tokens=False).ids
+
+    def token_of(self, token_id: int) -> str:
+        return self._fast.id_to_token(token_id) or ""
 
     @cached_property
     def _templates(self) -> dict[str, Any]:
@@ -167,6 +180,9 @@ class MlxLmTokenizer:
         except Exception as error:  # a template is a program: it may raise anything
             raise SampleError(f"the chat template refuses it: {error}") from error
 
+    def token_of(self, token_id: int) -> str:
+        return str(self._wrapped.convert_ids_to_tokens(token_id))
+
 
 def load_tokenizer(path: Path | None) -> Tokenizer:
     """Load the tokenizer of a model folder; ``None`` (no folder) gives bytes.
@@ -183,6 +199,28 @@ def load_tokenizer(path: Path | None) -> Tokenizer:
     if not any(path.glob("tokenizer*")) and not any(path.glob("vocab*")):
         raise _damaged(path, "has no tokenizer.json")
     return MlxLmTokenizer(path)
+
+
+# What decides the tokens of a text or a conversation, in a model folder.
+_TOKENIZER_FILES = (
+    *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "config.json", "vocab*"),
+    *("merges.txt", "*.model", "*.tiktoken", "chat_template*", "additional_chat_templates/*"),
+)
+
+
+def tokenizer_fingerprint(path: Path | None) -> str:
+    """Hash of every file that a folder's tokenizer or chat template reads, SHA-256 hex."""
+    if path is None:
+        return hashlib.sha256(b"bytes").hexdigest()
+    import tokenizers
+
+    digest = hashlib.sha256(tokenizers.__version__.encode())
+    found = {file for pattern in _TOKENIZER_FILES for file in path.glob(pattern) if file.is_file()}
+    for file in sorted(found):
+        with file.open("rb") as opened:
+            content = hashlib.file_digest(opened, "sha256").hexdigest()
+        digest.update(f"{file.relative_to(path)} {content}\n".encode())
+    return digest.hexdigest()
 
 
 def _damaged(path: Path, what: str) -> ConfigError:

@@ -183,6 +183,8 @@ class RunSupervisor:
                 worker.send(Command.COMMITTED, record["step"])
             case RecordKind.LEAVING:
                 self._standby = self._standby or self._start_worker(self._generation + 1)
+            case RecordKind.PROGRESS:
+                log.info("%s", record["text"])
             case RecordKind.WARNING:
                 log.warning("%s", record["text"])
             case RecordKind.READY:

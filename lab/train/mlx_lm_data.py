@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lab.data.dataset import Samples
+from lab.data.split import Samples
 from lab.train.progress import Progress
 
 POSITION = "_position"  # added to each sample, as mlx-lm itself does with "_dataset"

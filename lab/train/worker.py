@@ -25,7 +25,6 @@ import mlx.core as mx  # noqa: E402
 from lab.config.keys import Config  # noqa: E402
 from lab.config.schema import ConfigError, from_dict  # noqa: E402
 from lab.data.dataset import open_data  # noqa: E402
-from lab.data.tokenizer import load_tokenizer  # noqa: E402
 from lab.protocol import Outcome, RecordKind  # noqa: E402
 from lab.train import checkpoint, memory, mlx_lm_trainer, model_files  # noqa: E402
 from lab.train.channel import Channel  # noqa: E402
@@ -82,7 +81,7 @@ def _work(config: Config, arguments: argparse.Namespace, channel: Channel) -> Ou
         mlx_lm_trainer.import_mlx_lm()
     else:
         memory.set_limits(config.memory)
-    context = _open_context(config, arguments.cache)
+    context = _open_context(config, arguments.cache, channel)
     fingerprint = model_files.fingerprint(context.folder) if context.folder else None
     reporter = Reporter(
         config,
@@ -117,10 +116,16 @@ def _work(config: Config, arguments: argparse.Namespace, channel: Channel) -> Ou
     return outcome
 
 
-def _open_context(config: Config, cache: Path) -> TrainingContext:
+def _open_context(config: Config, cache: Path, channel: Channel) -> TrainingContext:
     folder = model_files.folder_of(config.model)
-    tokenizer = load_tokenizer(folder)
-    data = open_data(config.data, config.train, config.seed, tokenizer, cache)
+    data = open_data(
+        config.data,
+        config.train,
+        config.seed,
+        tokenizer_folder=folder,
+        cache_dir=cache,
+        progress=lambda text: channel.send(RecordKind.PROGRESS, text=text),
+    )
     held_out = data.val if config.trainer == "lab" else None
     count = min(config.train.val_batches, len(held_out)) if held_out else 0
     return TrainingContext(
@@ -128,7 +133,7 @@ def _open_context(config: Config, cache: Path) -> TrainingContext:
         data=data,
         validation=tuple(held_out.batch(index) for index in range(count)) if held_out else (),
         folder=folder,
-        vocab_size=tokenizer.vocab_size,
+        vocab_size=data.train_samples.tokenizer.vocab_size,
     )
 
 

@@ -38,7 +38,7 @@ def train_of(**keys: Any) -> Train:
 
 
 def opened(data: Data, cache: Path, **keys: Any) -> OpenData:
-    return open_data(data, train_of(**keys), 3, ByteTokenizer(), cache)
+    return open_data(data, train_of(**keys), 3, tokenizer_folder=None, cache_dir=cache)
 
 
 def write(path: Path, *samples: object) -> Path:
