@@ -129,7 +129,7 @@ def collate(samples: Sequence[Sample], shape: Shape) -> Batch:
     """Truncate and pad samples into one batch, with targets shifted by one token."""
     cut = [array("i", ids[: shape.max_length]) for ids, _ in samples]
     lengths = [max(len(ids) - 1, 0) for ids in cut]
-    width = min(_round_up(max(lengths, default=0), shape.pad_multiple), shape.max_length)
+    width = padded_width(max(lengths, default=0), shape.max_length, shape.pad_multiple)
     inputs = _zeros("i", shape.batch_size * width)
     positions = _positions(shape.batch_size * shape.max_length)
     rows, targets, empty = array("i"), array("i"), 0
@@ -151,6 +151,11 @@ def collate(samples: Sequence[Sample], shape: Shape) -> Batch:
         truncated=sum(len(ids) > shape.max_length for ids, _ in samples),
         empty=empty,
     )
+
+
+def padded_width(length: int, max_length: int, multiple: int) -> int:
+    """Tokens that the inputs of a batch are padded to, whose longest row has ``length``."""
+    return min(_round_up(length, multiple), max_length)
 
 
 @cache

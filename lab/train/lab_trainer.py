@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mlx.nn as nn
+
 from lab.protocol import Outcome, RecordKind
 from lab.train import checkpoint, memory
 from lab.train.channel import Channel
@@ -32,6 +34,10 @@ class LabTrainer:
     @property
     def progress(self) -> Progress:
         return self._session.progress
+
+    @property
+    def model(self) -> nn.Module:
+        return self._session.model
 
     def weights(self) -> Arrays:
         """The trained parameters by name."""

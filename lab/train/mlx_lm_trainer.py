@@ -47,6 +47,7 @@ class MlxLmTrainer:
     """Trains a whole run from step 1.
 
     Attributes:
+        model: the network that is trained.
         progress: steps done, and samples drawn that were cut or had no token in the loss.
     """
 
@@ -68,14 +69,14 @@ class MlxLmTrainer:
             text = f"{NO_STATE}: it begins again at step 1; the {resume_from} rows stay"
             channel.send(RecordKind.WARNING, text=text)
         np.random.seed(context.config.seed)  # mlx-lm draws the order of batches from it
-        self._model, self._optimizer = build(context)
+        self.model, self._optimizer = build(context)
         self._config, self._data = context.config, context.data
         self._channel, self._reporter = channel, reporter
         self.progress = Progress()
 
     def weights(self) -> Arrays:
         """The trained parameters by name."""
-        return stateful.trained_weights(self._model)
+        return stateful.trained_weights(self.model)
 
     def run(self) -> Outcome:
         """Train; the outcome is never a reload."""
@@ -102,7 +103,7 @@ class MlxLmTrainer:
 
         length, data = self._config.train.max_seq_length, self._data
         train(
-            self._model,
+            self.model,
             self._optimizer,
             CacheDataset(RawSamples(data.train_samples, length, self.progress)),
             CacheDataset(RawSamples(data.val_samples, length, Progress())) if data.val else None,
@@ -115,10 +116,10 @@ class MlxLmTrainer:
         """Save the run's last checkpoint in the lab's format, beside mlx-lm's own."""
         if not self._config.checkpoint.enabled:
             return Outcome.FINISHED
-        parts = stateful.training_state(self._model, self._optimizer, self.progress)
+        parts = stateful.training_state(self.model, self._optimizer, self.progress)
         saved = self._reporter.save(
             Snapshot(self.progress.step, stateful.state_dicts(parts)),
-            adapters.adapter_config(self._model, self._config.adapter),
+            adapters.adapter_config(self.model, self._config.adapter),
             began=began,
         )
         return Outcome.FINISHED if saved else Outcome.UNSAVED
@@ -130,7 +131,7 @@ class MlxLmTrainer:
         if self._config.checkpoint.enabled:
             folder = self._reporter.checkpoints / "mlx_lm"
             folder.mkdir(parents=True, exist_ok=True)
-            adapter = adapters.adapter_config(self._model, self._config.adapter)
+            adapter = adapters.adapter_config(self.model, self._config.adapter)
             (folder / "adapter_config.json").write_text(json.dumps(adapter, indent=1))
             yield folder / name
             return

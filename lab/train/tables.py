@@ -13,6 +13,11 @@ from functools import partial
 import mlx.core as mx
 import mlx.nn as nn
 
+from lab.config.keys import Config
+from lab.config.schema import ConfigError
+from lab.data.batches import padded_width
+from lab.data.dataset import OpenData
+from lab.data.split import IdLimit
 from lab.train.patch import override_call
 
 FAR_ID = 2**30  # above any table; never evaluated as an index
@@ -88,6 +93,33 @@ def measure_tables(model: nn.Module) -> Tables:
         min(tokens, key=lambda table: table.rows),
         min(positions, key=lambda table: table.rows, default=None),
     )
+
+
+def check_tables(tables: Tables, data: OpenData, config: Config) -> None:
+    """Hold what the data can ask for against what the model has, before the first step.
+
+    Raises:
+        ConfigError: a token id or a position that a table does not have; names it, the table's rows
+            and the remedy.
+    """
+    train, source = config.train, config.model.path or config.model.hub_id or config.model.name
+    table = tables.token_ids
+    data.check_ids(
+        IdLimit(
+            rows=table.rows, table=table.path, max_length=train.max_seq_length, folder=str(source)
+        )
+    )
+    # A batch is padded up to the sequence length, and padding takes positions too.
+    learned = tables.positions
+    longest = train.max_seq_length if data.longest is None else data.longest - 1
+    width = padded_width(longest, train.max_seq_length, config.data.pad_multiple)
+    if learned is not None and width > learned.rows:
+        raise ConfigError(
+            "train.max_seq_length",
+            train.max_seq_length,
+            f"batches may be {width} tokens long, and the model has learned {learned.rows} "
+            f"positions ({learned.path}): at most {learned.rows}",
+        )
 
 
 def _run_to(last: int) -> list[int]:

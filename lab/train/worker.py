@@ -31,6 +31,7 @@ from lab.train.channel import Channel  # noqa: E402
 from lab.train.lab_trainer import LabTrainer  # noqa: E402
 from lab.train.reporter import Reporter  # noqa: E402
 from lab.train.session import TrainingContext  # noqa: E402
+from lab.train.tables import check_tables, measure_tables  # noqa: E402
 
 
 def main() -> int:
@@ -94,6 +95,7 @@ def _work(config: Config, arguments: argparse.Namespace, channel: Channel) -> Ou
     resume_from = channel.wait_for_go()
     trainer_class = mlx_lm_trainer.MlxLmTrainer if config.trainer == "mlx_lm" else LabTrainer
     trainer = trainer_class(context, channel, reporter, resume_from)
+    check_tables(measure_tables(trainer.model), context.data, config)
     parameters = sum(array.size for array in trainer.weights().values())
     step = trainer.progress.step
     channel.send(
