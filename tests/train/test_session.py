@@ -13,7 +13,6 @@ import mlx.optimizers as optim
 import pytest
 
 from lab.data.dataset import open_data
-from lab.data.tokenizer import load_tokenizer
 from lab.train import checkpoint, stateful
 from lab.train.checkpoint import CheckpointError, Snapshot
 from lab.train.progress import PendingReload, Progress
@@ -38,9 +37,10 @@ def context(tmp_path_factory: pytest.TempPathFactory) -> TrainingContext:
         "optimizer.warmup_steps=5", f"train.steps={LAST}", "train.batch_size=2",
         "train.compile=false",
     )  # fmt: skip
-    tokenizer = load_tokenizer(None)
-    data = open_data(config.data, config.train, config.seed, tokenizer, folder)
-    return TrainingContext(config, data, (), None, tokenizer.vocab_size)
+    data = open_data(
+        config.data, config.train, config.seed, tokenizer_folder=None, cache_dir=folder
+    )
+    return TrainingContext(config, data, (), None, data.train_samples.tokenizer.vocab_size)
 
 
 def train(session: Session, context: TrainingContext, steps: int) -> list[tuple[float, float]]:
