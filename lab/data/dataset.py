@@ -134,6 +134,6 @@ def _notes(train: Train, source: Source, tokenizer: Tokenizer) -> tuple[str, ...
     form = lines.index.form
     if form == "text" and train.mask_prompt:
         notes.append("plain text has no prompt: train.mask_prompt has no effect on it")
-    if form == "chat" and tokenizer.encode_chat(lines[0]["messages"]) is None:
+    if form == "chat" and not tokenizer.has_chat_template:
         notes.append("no chat template: conversations are written as lines of 'role: content'")
     return tuple(notes)
