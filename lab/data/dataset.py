@@ -130,6 +130,7 @@ def _check_counts(data: Data, train: Train, source: Source) -> None:
 def _notes(train: Train, source: Source, tokenizer: Tokenizer) -> tuple[str, ...]:
     held_out = " held out of the same file" if source.val_is_held_out else ""
     notes = [f"{len(source.train)} training samples, {len(source.val)} for validation{held_out}"]
+    notes += source.notes
     lines = source.train.lines
     form = lines.index.form
     if form == "text" and train.mask_prompt:

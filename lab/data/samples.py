@@ -61,6 +61,8 @@ def _json_object(line: bytes) -> dict[str, Any]:
         raise SampleError("must be a JSON object, this one is nested too deeply") from None
     except json.JSONDecodeError as error:
         raise SampleError(f"must be a JSON object: {error.msg} at column {error.colno}") from None
+    except ValueError as error:  # an integer of too many digits
+        raise SampleError(f"must be a JSON object: {error}") from None
     if not isinstance(sample, dict):
         raise SampleError(f"must be a JSON object, not a JSON {type(sample).__name__}")
     return sample

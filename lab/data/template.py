@@ -18,7 +18,7 @@ from jinja2.utils import Namespace
 from lab.data.errors import SampleError
 
 # No conversation is so long; a template that loops for ever would fill the memory.
-_LONGEST = 64 * 2**20  # characters
+_LONGEST = 2**24  # characters
 
 # Llama 3's template writes today's date into every prompt, so a replay on another day would train
 # on other tokens. This is the date that the template itself falls back to.
