@@ -147,10 +147,11 @@ def _check_counts(data: Data, train: Train, source: Source) -> None:
 def _notes(train: Train, source: Source, tokenizer: Tokenizer) -> tuple[str, ...]:
     held_out = " held out of the same file" if source.val_is_held_out else ""
     notes = [f"{len(source.train)} training samples, {len(source.val)} for validation{held_out}"]
+    notes += source.notes
     lines = source.train.lines
     form = lines.index.form
     if form == "text" and train.mask_prompt:
         notes.append("plain text has no prompt: train.mask_prompt has no effect on it")
-    if form == "chat" and tokenizer.encode_chat(lines[0]["messages"]) is None:
+    if form == "chat" and not tokenizer.has_chat_template:
         notes.append("no chat template: conversations are written as lines of 'role: content'")
     return tuple(notes)

@@ -18,6 +18,7 @@ from lab.data import columns, samples
 from lab.data.errors import SampleError
 
 INDEX_VERSION = 2
+_LONGEST = 2**31 - 1  # bytes, as sizes are int32
 _BOM = b"\xef\xbb\xbf"
 _TYPES = {"offsets": "q", "sizes": "i", "hashes": "I"}  # type codes of array.array
 
@@ -57,7 +58,7 @@ class JsonLinesReader:
         try:
             self._fd = os.open(path, os.O_RDONLY)
         except OSError as error:
-            raise ConfigError(key, str(path), f"cannot be read: {error.strerror}") from error
+            raise _unreadable(path, key, error) from error
         weakref.finalize(self, os.close, self._fd)
         self._stamp = self._file_stamp()
         self.index = self._load_or_scan(cache_dir)
@@ -71,10 +72,18 @@ class JsonLinesReader:
         Raises:
             ConfigError: the file was modified after it was indexed.
         """
-        line = os.pread(self._fd, self.index.sizes[row], self.index.offsets[row])
-        if self._file_stamp() != self._stamp:
-            raise ConfigError(self.key, str(self.path), "was changed while the run was reading it")
-        return json.loads(line)
+        try:
+            line = os.pread(self._fd, self.index.sizes[row], self.index.offsets[row])
+            if self._file_stamp() == self._stamp:
+                return json.loads(line)
+        except OSError as error:
+            raise _unreadable(self.path, self.key, error) from error
+        except RecursionError:  # the stack is deeper here than where the file was indexed
+            allowed = f"line {self.line_of(row)} must be a JSON object, it is nested too deeply"
+            raise ConfigError(self.key, str(self.path), allowed) from None
+        except ValueError:  # other bytes than were indexed, whatever the time stamp says
+            pass
+        raise ConfigError(self.key, str(self.path), "was changed while the run was reading it")
 
     def line_of(self, row: int) -> int:
         """Line number of a sample, from 1, for messages; reads the file up to it."""
@@ -92,8 +101,11 @@ class JsonLinesReader:
         cached = cache_dir / "index" / hashlib.sha256(known.encode()).hexdigest()[:24]
         if (index := load(cached)) is not None:
             return index
-        with os.fdopen(os.dup(self._fd), "rb") as file:
-            index = scan(file, self.path, self.key)
+        try:
+            with os.fdopen(os.dup(self._fd), "rb") as file:
+                index = scan(file, self.path, self.key)
+        except OSError as error:
+            raise _unreadable(self.path, self.key, error) from error
         if self._file_stamp() != self._stamp:
             raise ConfigError(self.key, str(self.path), "is being written; wait until it is whole")
         with suppress(OSError):  # without the cache the next run only scans again
@@ -129,8 +141,14 @@ def scan(file: BinaryIO, path: Path, key: str) -> SampleIndex:
     return SampleIndex(form, digest.hexdigest(), *sorted_columns)
 
 
+def _unreadable(path: Path, key: str, error: OSError) -> ConfigError:
+    return ConfigError(key, str(path), f"cannot be read: {error.strerror}")
+
+
 def _checked(sample: bytes, form: str | None, path: Path, number: int, key: str) -> str:
     try:
+        if len(sample) > _LONGEST:
+            raise SampleError("is longer than 2 GB")
         return samples.parse(sample, form)[1]
     except SampleError as error:
         raise ConfigError(key, str(path), f"line {number} {error}") from None

@@ -61,6 +61,8 @@ def _json_object(line: bytes) -> dict[str, Any]:
         raise SampleError("must be a JSON object, this one is nested too deeply") from None
     except json.JSONDecodeError as error:
         raise SampleError(f"must be a JSON object: {error.msg} at column {error.colno}") from None
+    except ValueError as error:  # an integer of too many digits
+        raise SampleError(f"must be a JSON object: {error}") from None
     if not isinstance(sample, dict):
         raise SampleError(f"must be a JSON object, not a JSON {type(sample).__name__}")
     return sample
@@ -89,21 +91,33 @@ def _check_messages(messages: Any) -> None:
         if not isinstance(message.get("role"), str):
             raise SampleError(f'message {number} must have a "role" that is text')
         content = message.get("content")
-        if not isinstance(content, str) and (content is not None or not message.get("tool_calls")):
+        if content is None and message.get("tool_calls"):
+            continue
+        if not isinstance(content, str) and not (content and _objects(content)):
             raise SampleError(f'message {number} must have a "content" that is text')
 
 
 def tokenise(
     sample: dict[str, Any], form: str, tokenizer: Tokenizer, mask_prompt: bool
 ) -> tuple[list[int], int]:
-    """The tokens of a sample, and how many of the first are a prompt that is not learned.
+    """Tokenise a sample and measure its prompt.
 
-    That is 0 for plain text and without ``mask_prompt``. The prompt never reaches further than the
-    tokens that it has in common with the whole, so that a token made of the prompt's end and the
-    completion's start counts as completion.
+    Both are those of mlx-lm's ``TextDataset``, ``CompletionsDataset`` and ``ChatDataset``, but:
+
+    - mlx-lm masks as many tokens as the prompt has by itself, also where the sample does not begin
+      with these tokens (the template puts a thinking block, or the system prompt, where the last
+      message is; a token joins the prompt's end and the answer's start), and so counts parts of the
+      prompt or masks parts of the answer. Here the prompt ends where the answer begins.
+    - mlx-lm refuses a conversation of one message with ``mask_prompt``; here all of it counts.
+    - mlx-lm refuses prompts and conversations without a chat template; here they are lines.
+
+    Returns:
+        Token ids and the number of prompt tokens, which do not count in the loss; 0 for plain text
+        and without ``mask_prompt``. Where the template writes nothing for the answer no token
+        counts.
 
     Raises:
-        SampleError: the chat template refuses the sample.
+        SampleError: the chat template refuses the sample, or the tokenizer fails on it.
     """
     if form == "text":
         return _closed(tokenizer.encode(sample["text"]), tokenizer), 0
@@ -113,9 +127,27 @@ def tokenise(
         return _without_template(sample, form, tokenizer, mask_prompt)
     if not mask_prompt or len(messages) == 1:  # templates refuse an empty conversation
         return whole, 0
-    answered = messages[-1]["role"] == "assistant"
-    prompt = tokenizer.encode_chat(messages[:-1], tools, add_generation_prompt=answered)
-    return whole, _common_prefix(prompt or [], whole)
+    return whole, _prompt_length(whole, messages, tools, tokenizer)
+
+
+def _prompt_length(
+    whole: list[int], messages: list[dict[str, Any]], tools: Any, tokenizer: Tokenizer
+) -> int:
+    """The number of tokens before the last message's own."""
+    *before, last = messages
+    answered = last["role"] == "assistant"
+    prompt = tokenizer.encode_chat(before, tools, add_generation_prompt=answered) or []
+    common = _common_prefix(prompt, whole)
+    if common == len(prompt):
+        return common
+    # Another answer in the same place shows where this one begins.
+    said = last.get("content")
+    other = "1" if isinstance(said, str) and said.lstrip().startswith("0") else "0"
+    try:
+        changed = tokenizer.encode_chat([*before, {"role": last["role"], "content": other}], tools)
+    except SampleError:
+        return common
+    return max(common, _common_prefix(changed or [], whole))
 
 
 def _messages(sample: dict[str, Any], form: str) -> list[dict[str, Any]]:
@@ -133,7 +165,9 @@ def _without_template(
     if form == "completion":
         prompt, completion = sample["prompt"], sample["completion"]
     else:
-        *before, last = sample["messages"]
+        *before, last = messages = sample["messages"]
+        if not all(isinstance(m.get("content") or "", str) for m in messages):
+            raise SampleError("content in parts needs a chat template, which this model has not")
         prompt = "".join(f"{m['role']}: {m.get('content') or ''}\n" for m in before)
         prompt, completion = f"{prompt}{last['role']}: ", last.get("content") or ""
     whole = _closed(tokenizer.encode(prompt + completion), tokenizer)
@@ -147,4 +181,5 @@ def _closed(ids: list[int], tokenizer: Tokenizer) -> list[int]:
 def _common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
     if list(right[: len(left)]) == list(left):  # nearly always
         return len(left)
-    return next(i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b)
+    pairs = enumerate(zip(left, right, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(left), len(right)))

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 from bisect import bisect_left
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lab.config.keys import Data
@@ -19,6 +19,8 @@ from lab.data import hub, stdlib_docs
 from lab.data.index import JsonLinesReader
 from lab.data.split import Split
 
+_NOT_VALID = ("validation.jsonl", "val.jsonl")  # names that others use for valid.jsonl
+
 
 @dataclass(frozen=True)
 class Source:
@@ -26,11 +28,13 @@ class Source:
 
     Attributes:
         val_is_held_out: whether ``val`` is a fraction of the training file, not a file of its own.
+        notes: lines to print for the user.
     """
 
     train: Split
     val: Split
     val_is_held_out: bool
+    notes: tuple[str, ...] = ()
 
     @property
     def fingerprint(self) -> str:
@@ -61,7 +65,9 @@ def _open(path: Path, val_fraction: float, cache_dir: Path, key: str) -> Source:
         return _split(JsonLinesReader(path, cache_dir, key), val_fraction)
     train = JsonLinesReader(path / "train.jsonl", cache_dir, key)
     if not (path / "valid.jsonl").exists():
-        return _split(train, val_fraction)
+        unread = [name for name in _NOT_VALID if (path / name).exists()]
+        notes = [f"{path / name} is not read: validation data is in valid.jsonl" for name in unread]
+        return replace(_split(train, val_fraction), notes=tuple(notes))
     val = JsonLinesReader(path / "valid.jsonl", cache_dir, key)
     return Source(_all(train), _all(val), val_is_held_out=False)
 

@@ -11,10 +11,14 @@ import jinja2
 from jinja2 import nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
+from jinja2.runtime import Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
 from lab.data.errors import SampleError
+
+# No conversation is so long; a template that loops for ever would fill the memory.
+_LONGEST = 2**24  # characters
 
 # Llama 3's template writes today's date into every prompt, so a replay on another day would train
 # on other tokens. This is the date that the template itself falls back to.
@@ -30,7 +34,10 @@ class _Generation(Extension):
     def parse(self, parser: Parser) -> nodes.Node:
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        return nodes.Scope(body, lineno=line)
+        return nodes.CallBlock(self.call_method("_render"), [], [], body).set_lineno(line)
+
+    def _render(self, caller: Macro) -> str:
+        return caller()
 
 
 class _Namespace(Namespace):
@@ -53,9 +60,14 @@ def _refuse_private(name: object) -> None:
         raise jinja2.exceptions.SecurityError(f"a namespace cannot hold {name!r}")
 
 
-def _dict(*pairs: Any, **values: Any) -> dict[Any, Any]:
-    """``dict`` as a plain function: a template could walk the attributes of the class."""
-    return dict(*pairs, **values)
+class _Dict:
+    """``dict`` for templates: not the class itself, whose attributes a template could walk."""
+
+    def __call__(self, *pairs: Any, **values: Any) -> dict[Any, Any]:
+        return dict(*pairs, **values)
+
+    def fromkeys(self, *arguments: Any) -> dict[Any, Any]:
+        return dict.fromkeys(*arguments)
 
 
 def _raise_exception(message: str) -> NoReturn:
@@ -86,7 +98,7 @@ def _environment() -> ImmutableSandboxedEnvironment:
     environment.globals |= {
         "raise_exception": _raise_exception,
         "strftime_now": _TODAY.strftime,
-        "dict": _dict,
+        "dict": _Dict(),
         "namespace": _Namespace,
     }
     return environment
@@ -127,9 +139,23 @@ class ChatTemplate:
         """
         prepared = [_prepared(message) for message in messages]
         tools = None if tools is None else list(tools)
+        variables = {"messages": prepared, "tools": tools, "documents": None} | variables
         try:
-            return self._template.render(
-                messages=prepared, tools=tools, documents=None, **variables
-            )
+            return _joined(self._template.generate(variables))
         except Exception as error:  # a template is a program: it may raise anything
-            raise SampleError(f"the chat template refuses it: {error}") from error
+            raise SampleError(f"the chat template refuses it: {_said(error)}") from error
+
+
+def _joined(pieces: Iterable[str]) -> str:
+    kept, length = [], 0
+    for piece in pieces:
+        kept.append(piece)
+        length += len(piece)
+        if length > _LONGEST:
+            raise jinja2.TemplateError(f"it writes more than {_LONGEST} characters")
+    return "".join(kept)
+
+
+def _said(error: Exception) -> str:
+    """The message of an error on one line, its type where it has none."""
+    return " ".join(str(error).split())[:300] or type(error).__name__

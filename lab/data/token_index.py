@@ -25,7 +25,8 @@ from lab.config.units import MB
 from lab.data import columns
 from lab.data.index import JsonLinesReader
 from lab.data.split import Samples, Split
-from lab.data.tokenizer import load_tokenizer, tokenizer_fingerprint
+from lab.data.tokenizer import load_tokenizer
+from lab.data.tokenizer_files import tokenizer_fingerprint
 from lab.machine.interpreter import environment_with_lab
 
 TOKEN_INDEX_VERSION = 1

@@ -1,28 +1,45 @@
-"""Tokenizers without transformers, whose import costs 1 s and 100 MB of the training process."""
+"""Tokenizers without transformers, whose import costs 1 s and 100 MB of the training process.
+
+The ids are those of mlx-lm's own tokenizer, for texts and for conversations. What the fast
+tokenizer cannot hold goes through mlx-lm's. Two things differ on purpose: ``strftime_now`` in a
+chat template gives a fixed day, so that a run can be replayed, and where no tokenizer file names an
+EOS token the model's own config does.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from lab.config.schema import ConfigError
 from lab.data.errors import SampleError
+from lab.data.tokenizer_files import (
+    by_name,
+    damaged,
+    named_tokens,
+    read_json,
+    read_settings,
+    template_texts,
+    unlike_transformers,
+)
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as Fast
+
+    from lab.data.template import ChatTemplate
 
 Messages = Sequence[dict[str, Any]]
 Tools = Sequence[dict[str, Any]] | None
 
-_SPECIAL = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
-# mlx-lm sets enable_thinking for a vocabulary that has one of these pairs.
+# mlx-lm sets enable_thinking for a vocabulary that has all tokens of one of these.
 _THINKING = (
     ("<think>", "</think>"),
     ("<longcat_think>", "</longcat_think>"),
     ("<|think:start|>", "<|think:end|>"),
     ("<|channel>", "<channel|>"),
+    ("<|open|>", "<|close|>", "<|sep|>", "<|end_of_msg|>"),
 )
 
 
@@ -35,8 +52,15 @@ class Tokenizer(Protocol):
     @property
     def eos_id(self) -> int: ...
 
+    @property
+    def has_chat_template(self) -> bool: ...
+
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text, with the special tokens the tokenizer adds (such as BOS)."""
+        """Token ids of a text, with the special tokens the tokenizer adds (such as BOS).
+
+        Raises:
+            SampleError: the tokenizer fails on the text.
+        """
         ...
 
     def encode_chat(
@@ -45,7 +69,8 @@ class Tokenizer(Protocol):
         """Token ids of a rendered conversation, or ``None`` without a chat template.
 
         Raises:
-            SampleError: the template refuses the conversation.
+            SampleError: the template refuses the conversation, or the tokenizer its text.
+            ConfigError: key ``model.path``; the template is damaged.
         """
         ...
 
@@ -59,6 +84,7 @@ class ByteTokenizer:
 
     vocab_size = 288
     eos_id = 256
+    has_chat_template = False
 
     def encode(self, text: str) -> list[int]:
         return list(text.encode("utf-8"))
@@ -82,106 +108,121 @@ class FolderTokenizer:
         ConfigError: key ``model.path``; a damaged file, or no EOS token.
     """
 
-    def __init__(self, path: Path) -> None:
-        from tokenizers import Tokenizer as Fast
-
-        self._path = path
-        try:
-            self._fast = Fast.from_file(str(path / "tokenizer.json"))
-        except Exception as error:  # the library raises nothing narrower
-            raise _damaged(path, f"tokenizer.json cannot be read: {error}") from error
-        self._fast.no_truncation()
-        self._fast.no_padding()
-        self._settings = _settings(path)
+    def __init__(self, path: Path, fast: Fast, settings: dict[str, Any]) -> None:
+        self._fast = fast
+        fast.no_truncation()
+        fast.no_padding()
         # Added tokens may leave a gap above the base vocabulary.
-        added = max(self._fast.get_added_tokens_decoder(), default=-1)
-        self.vocab_size = max(self._fast.get_vocab_size(with_added_tokens=False), added + 1)
-        self.eos_id = self._eos_id()
+        added = max(fast.get_added_tokens_decoder(), default=-1)
+        self.vocab_size = max(fast.get_vocab_size(with_added_tokens=False), added + 1)
+        named = named_tokens(settings)
+        end = named.get("eos_token")
+        self.eos_id = _eos_id(path, fast.token_to_id(end) if end else None)
+        thinks = any(all(fast.token_to_id(t) is not None for t in pair) for pair in _THINKING)
+        variables = named | {"enable_thinking": thinks}
+        self._templates = _ChatTemplates(path, template_texts(path, settings), variables)
+        self.has_chat_template = bool(self._templates)
 
     def encode(self, text: str) -> list[int]:
-        return self._fast.encode(text).ids
+        return _guarded(lambda: self._fast.encode(text).ids)
 
     def encode_chat(
         self, messages: Messages, tools: Tools = None, add_generation_prompt: bool = False
     ) -> list[int] | None:
-        template = self._templates.get("tool_use" if tools else "default")
-        template = template or self._templates.get("default")
-        if template is None:
+        if not self._templates:
             return None
-        text = template.render(
-            messages, tools, add_generation_prompt=add_generation_prompt, **self._variables
-        )
-        return self._fast.encode(text, add_special_tokens=False).ids
+        text = self._templates.render(messages, tools, add_generation_prompt)
+        return _guarded(lambda: self._fast.encode(text, add_special_tokens=False).ids)
 
     def token_of(self, token_id: int) -> str:
         return self._fast.id_to_token(token_id) or ""
 
-    @cached_property
-    def _templates(self) -> dict[str, Any]:
-        texts = _template_texts(self._path, self._settings)
-        if not texts:
-            return {}
-        from lab.data.template import ChatTemplate
-
-        try:
-            return {name: ChatTemplate(text) for name, text in texts.items()}
-        except ValueError as error:
-            raise _damaged(self._path, f"the chat template cannot be read: {error}") from error
-
-    @cached_property
-    def _variables(self) -> dict[str, Any]:
-        named = {f"{name}_token": self._special(name) for name in _SPECIAL}
-        has = self._fast.token_to_id
-        thinks = any(has(a) is not None and has(b) is not None for a, b in _THINKING)
-        return {k: v for k, v in named.items() if v is not None} | {"enable_thinking": thinks}
-
-    def _special(self, name: str) -> str | None:
-        value = self._settings.get(f"{name}_token")
-        return value.get("content") if isinstance(value, dict) else value
-
-    def _eos_id(self) -> int:
-        token = self._special("eos")
-        found = self._fast.token_to_id(token) if token else None
-        if found is None:  # some folders name it only in the model's own config
-            found = _read_json(self._path, "config.json").get("eos_token_id")
-            found = found[0] if isinstance(found, list) and found else found
-        if not isinstance(found, int):
-            raise _damaged(self._path, "names no end-of-text token (eos_token) that it has")
-        return found
-
 
 class MlxLmTokenizer:
-    """mlx-lm's own tokenizer, for folders the fast one cannot load; imports transformers."""
+    """mlx-lm's own tokenizer, for folders the fast one cannot hold; imports transformers.
+
+    Raises:
+        ConfigError: key ``model.path``; mlx-lm cannot load it, or no EOS token.
+    """
 
     def __init__(self, path: Path) -> None:
-        from mlx_lm.tokenizer_utils import load
-
         try:
+            from mlx_lm.utils import load_tokenizer as load
+
             self._wrapped: Any = load(path)
         except Exception as error:  # transformers raises anything on a damaged folder
-            raise _damaged(path, f"holds no tokenizer that can be read: {error}") from error
-        if self._wrapped.eos_token_id is None:
-            raise _damaged(path, "names no end-of-text token (eos_token)")
+            raise damaged(path, f"holds no tokenizer that can be read: {error}") from error
+        self.eos_id = _eos_id(path, self._wrapped.eos_token_id)
         self.vocab_size = len(self._wrapped)
-        self.eos_id: int = self._wrapped.eos_token_id
+        self.has_chat_template: bool = self._wrapped.has_chat_template
+        # Templates are rendered here, for the fixed day; a renderer in Python is left to mlx-lm.
+        python = self._wrapped._chat_template is not None  # noqa: SLF001
+        texts = {} if python else by_name(self._wrapped.chat_template)
+        variables = {
+            **self._wrapped.special_tokens_map,
+            "enable_thinking": self._wrapped.has_thinking,
+        }
+        self._templates = _ChatTemplates(path, texts, variables)
 
     def encode(self, text: str) -> list[int]:
-        return self._wrapped.encode(text)
+        return _guarded(lambda: self._wrapped.encode(text))
 
     def encode_chat(
         self, messages: Messages, tools: Tools = None, add_generation_prompt: bool = False
     ) -> list[int] | None:
-        if not self._wrapped.has_chat_template:
+        if not self.has_chat_template:
             return None
-        try:
-            return self._wrapped.apply_chat_template(
+        if not self._templates:
+            return self._encode_by_mlx_lm(messages, tools, add_generation_prompt)
+        text = self._templates.render(messages, tools, add_generation_prompt)
+        return _guarded(lambda: self._wrapped.encode(text, add_special_tokens=False))
+
+    def _encode_by_mlx_lm(
+        self, messages: Messages, tools: Tools, add_generation_prompt: bool
+    ) -> list[int]:
+        return _guarded(
+            lambda: self._wrapped.apply_chat_template(
                 list(messages), tools=tools, add_generation_prompt=add_generation_prompt
-            )
-        except Exception as error:  # a template is a program: it may raise anything
-            raise SampleError(f"the chat template refuses it: {error}") from error
+            ),
+            "the chat template refuses it",
+        )
 
     def token_of(self, token_id: int) -> str:
         return str(self._wrapped.convert_ids_to_tokens(token_id))
+
+
+class _ChatTemplates:
+    """The chat templates of a folder by name, compiled when they are first needed."""
+
+    def __init__(self, path: Path, texts: Mapping[str, str], variables: dict[str, Any]) -> None:
+        self._path, self._texts, self._variables = path, texts, variables
+        self._compiled: dict[str, ChatTemplate] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._texts)
+
+    def render(self, messages: Messages, tools: Tools, add_generation_prompt: bool) -> str:
+        """Render with ``tool_use`` where tools are given and it exists, else with ``default``."""
+        wanted = ("default",) if tools is None else ("tool_use", "default")
+        name = next((name for name in wanted if name in self._texts), None)
+        if name is None:
+            raise damaged(
+                self._path, f"has chat templates {sorted(self._texts)}, none is 'default'"
+            )
+        return self._template(name).render(
+            messages, tools, add_generation_prompt=add_generation_prompt, **self._variables
+        )
+
+    def _template(self, name: str) -> ChatTemplate:
+        if name not in self._compiled:
+            from lab.data.template import ChatTemplate
+
+            try:
+                self._compiled[name] = ChatTemplate(self._texts[name])
+            except ValueError as error:
+                what = f"the chat template cannot be read: {error}"
+                raise damaged(self._path, what) from error
+        return self._compiled[name]
 
 
 def load_tokenizer(path: Path | None) -> Tokenizer:
@@ -195,68 +236,40 @@ def load_tokenizer(path: Path | None) -> Tokenizer:
     if not os.path.isdir(path):  # noqa: PTH112  pathlib raises where a name is too long
         raise ConfigError("model.path", str(path), "must be a model folder that exists")
     if (path / "tokenizer.json").exists():
-        return FolderTokenizer(path)
-    if not any(path.glob("tokenizer*")) and not any(path.glob("vocab*")):
-        raise _damaged(path, "has no tokenizer.json")
+        fast, settings = _read_fast(path), read_settings(path)
+        if unlike_transformers(fast, path, settings) is None:
+            return FolderTokenizer(path, fast, settings)
+    elif not any(path.glob("tokenizer*")) and not any(path.glob("vocab*")):
+        raise damaged(path, "has no tokenizer.json")
     return MlxLmTokenizer(path)
 
 
-# What decides the tokens of a text or a conversation, in a model folder.
-_TOKENIZER_FILES = (
-    *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "config.json", "vocab*"),
-    *("merges.txt", "*.model", "*.tiktoken", "chat_template*", "additional_chat_templates/*"),
-)
+def _read_fast(path: Path) -> Fast:
+    from tokenizers import Tokenizer as Fast
 
-
-def tokenizer_fingerprint(path: Path | None) -> str:
-    """Hash of every file that a folder's tokenizer or chat template reads, SHA-256 hex."""
-    if path is None:
-        return hashlib.sha256(b"bytes").hexdigest()
-    import tokenizers
-
-    digest = hashlib.sha256(tokenizers.__version__.encode())
-    found = {file for pattern in _TOKENIZER_FILES for file in path.glob(pattern) if file.is_file()}
-    for file in sorted(found):
-        with file.open("rb") as opened:
-            content = hashlib.file_digest(opened, "sha256").hexdigest()
-        digest.update(f"{file.relative_to(path)} {content}\n".encode())
-    return digest.hexdigest()
-
-
-def _damaged(path: Path, what: str) -> ConfigError:
-    text = " ".join(what.split())[:300]
-    return ConfigError("model.path", str(path), f"{text}; must be a whole model folder")
-
-
-def _read_json(path: Path, name: str) -> dict[str, Any]:
-    """Read a JSON object of the folder; empty where there is no such file."""
     try:
-        value = json.loads((path / name).read_bytes())
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, RecursionError) as error:
-        raise _damaged(path, f"{name} cannot be read: {error}") from error
-    if not isinstance(value, dict):
-        raise _damaged(path, f"{name} is not a JSON object")
-    return value
+        return Fast.from_file(str(path / "tokenizer.json"))
+    except Exception as error:  # the library raises nothing narrower
+        raise damaged(path, f"tokenizer.json cannot be read: {error}") from error
 
 
-def _settings(path: Path) -> dict[str, Any]:
-    return _read_json(path, "special_tokens_map.json") | _read_json(path, "tokenizer_config.json")
+def _eos_id(path: Path, found: int | None) -> int:
+    """The id of the EOS token; from the model's own config where the tokenizer names none."""
+    if found is not None:
+        return found
+    given: Any = read_json(path, "config.json").get("eos_token_id")
+    given = given[0] if isinstance(given, list) and given else given
+    if not isinstance(given, int):
+        raise damaged(path, "names no end-of-text token (eos_token) that it has")
+    return given
 
 
-def _template_texts(path: Path, settings: dict[str, Any]) -> dict[str, str]:
-    """Chat templates by name; files take precedence over ``tokenizer_config.json``."""
-    given = settings.get("chat_template") or {}
-    if isinstance(given, str):
-        given = {"default": given}
-    elif isinstance(given, list):
-        given = {entry["name"]: entry["template"] for entry in given}
-    files = {p.stem: p for p in sorted((path / "additional_chat_templates").glob("*.jinja"))}
-    if (path / "chat_template.jinja").exists():
-        files["default"] = path / "chat_template.jinja"
+def _guarded(call: Callable[[], list[int]], what: str = "the tokenizer fails on it") -> list[int]:
+    """Turn whatever a tokenizer or template raises into a :class:`SampleError`."""
     try:
-        read = {name: file.read_text("utf-8") for name, file in files.items()}
-    except (OSError, UnicodeDecodeError) as error:
-        raise _damaged(path, f"a chat template cannot be read: {error}") from error
-    return read or given
+        return call()
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a panic in the tokenizers library is no Exception
+        said = " ".join(str(error).split())[:300] or type(error).__name__
+        raise SampleError(f"{what}: {said}") from error

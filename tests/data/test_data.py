@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer as Fast
+from tokenizers import models, pre_tokenizers
 
 from lab.config.keys import Data, Train
 from lab.config.schema import ConfigError
@@ -97,6 +99,7 @@ BAD_LINES = {
     b'{"prompt": "\\ud800", "completion": "b"}': "UTF-8",
     b'{"prompt": "a", "completion": "b", "tools": ["x"]}': "tools",
     b'{"prompt":' + b"[" * 100_000: "nested",
+    b'{"prompt": "a", "completion": "b", "id": ' + b"1" * 5000 + b"}": "JSON object",
 }
 
 
@@ -109,6 +112,90 @@ def test_a_bad_line_is_named(tmp_path, line, said):
     assert (caught.value.key, caught.value.value) == ("data.path", str(path))
     assert caught.value.allowed.startswith("line 4 ")
     assert said in caught.value.allowed
+
+
+# What a chat template may do to the row that has "bad" in it, and what is said of it.
+BAD_TEMPLATES = {
+    "{{ raise_exception('not so') }}": "not so",
+    "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}": "recursion",
+    "{{ 1 // 0 }}": "division",
+    "{{ m.content + 1 }}": "refuses it",
+    "{{ none.x.y }}": "None",
+    "{% for i in range(99999) %}{{ 'x' * 999 }}{% endfor %}": "more than 16777216 characters",
+}
+
+
+def model_folder(path: Path, template: str, *, unknown: str | None = "a") -> Path:
+    """A tokenizer of a few words; without an unknown token the library fails on all others."""
+    fast = Fast(models.WordLevel({"</s>": 0, "a": 1, "b": 2}, unk_token=unknown or "[UNK]"))
+    fast.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    fast.add_special_tokens(["</s>"])
+    path.mkdir()
+    fast.save(str(path / "tokenizer.json"))
+    settings = {"eos_token": "</s>", "chat_template": template}
+    (path / "tokenizer_config.json").write_text(json.dumps(settings))
+    return path
+
+
+def refusal_of_line(tmp_path: Path, folder: Path | None, samples: list[object]) -> ConfigError:
+    """The complaint about the only bad sample of a file, before the first batch is drawn."""
+    path = write(tmp_path / "data.jsonl", *samples)
+    with pytest.raises(ConfigError) as caught:
+        opened_with(folder, path, tmp_path)
+    assert (caught.value.key, caught.value.value) == ("data.path", str(path))
+    return caught.value
+
+
+def opened_with(folder: Path | None, path: Path, cache: Path) -> OpenData:
+    train = train_of(batch_size=1)
+    return open_data(data_of(path), train, 3, tokenizer_folder=folder, cache_dir=cache)
+
+
+@pytest.mark.parametrize("template", BAD_TEMPLATES)
+def test_a_line_that_the_template_fails_on_is_named(tmp_path, template):
+    guarded = f"{{% for m in messages %}}{{% if m.content == 'bad' %}}{template}{{% endif %}}"
+    folder = model_folder(tmp_path / "model", guarded + "a {% endfor %}")
+    words = ["a", "b", "bad", "a b"]
+    samples = [{"messages": [{"role": "user", "content": word}]} for word in words]
+    said = refusal_of_line(tmp_path, folder, samples).allowed
+    assert said.startswith("line 3: the chat template refuses it: ")
+    assert BAD_TEMPLATES[template] in said
+
+
+@pytest.mark.parametrize("form", ["text", "completion", "chat"])
+def test_a_line_that_the_tokenizer_fails_on_is_named(tmp_path, form):
+    template = "{% for m in messages %}{{ m.content }} {% endfor %}"
+    folder = model_folder(tmp_path / "model", template, unknown=None)
+    make = {
+        "text": lambda word: {"text": word},
+        "completion": lambda word: {"prompt": "a", "completion": word},
+        "chat": lambda word: {"messages": [{"role": "user", "content": word}]},
+    }[form]
+    samples = [make(word) for word in ("a", "b", "a b", "unheard-of")]
+    said = refusal_of_line(tmp_path, folder, samples).allowed
+    assert said.startswith("line 4: the tokenizer fails on it: ")
+
+
+def test_parts_of_content_without_a_template_are_named(tmp_path):
+    parts = [{"type": "text", "text": "a"}]
+    samples = [{"messages": [{"role": "user", "content": c}]} for c in ("a", parts, "b")]
+    said = refusal_of_line(tmp_path, None, samples).allowed
+    assert said.startswith("line 2: content in parts needs a chat template")
+
+
+def test_a_template_for_tools_alone_suits_rows_with_tools(tmp_path):
+    """The default template refuses such rows; nothing renders them with it."""
+    folder = model_folder(tmp_path / "model", "")
+    named = [
+        {"name": "default", "template": "{{ raise_exception('no tools here') }}"},
+        {"name": "tool_use", "template": "{{ tools | length }} a b"},
+    ]
+    settings = {"eos_token": "</s>", "chat_template": named}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    row = {"messages": [{"role": "user", "content": "a"}], "tools": []}
+    path = write(tmp_path / "data.jsonl", row, row)
+    data = opened_with(folder, path, tmp_path)
+    assert counted(data.train.batch(0)) == [1, 2]
 
 
 BAD_FIRST = {
@@ -151,6 +238,32 @@ def test_too_few_samples_for_a_batch(tmp_path):
     with pytest.raises(ConfigError, match=r"valid.jsonl: gives 1 .*batch_size=2"):
         opened(data_of(tmp_path / "both"), tmp_path, val_interval_steps=1)
     assert opened(data_of(tmp_path / "both"), tmp_path).val is None
+
+
+@pytest.mark.parametrize("name", ["validation.jsonl", "val.jsonl"])
+def test_a_validation_file_of_another_name_is_told_of(tmp_path, name):
+    write(tmp_path / "train.jsonl", *texts(9))
+    write(tmp_path / name, *texts(3))
+    line = f"{tmp_path / name} is not read: validation data is in valid.jsonl"
+    assert line in opened(data_of(tmp_path), tmp_path / "cache").notes
+    write(tmp_path / "valid.jsonl", *texts(3))
+    assert line not in opened(data_of(tmp_path), tmp_path / "cache").notes
+
+
+def test_a_folder_in_the_place_of_a_file_is_named(tmp_path):
+    write(tmp_path / "train.jsonl", *texts(9))
+    (tmp_path / "valid.jsonl").mkdir()
+    with pytest.raises(ConfigError, match=r"valid\.jsonl: cannot be read: Is a directory"):
+        opened(data_of(tmp_path), tmp_path / "cache")
+
+
+def test_other_bytes_under_an_old_time_stamp_are_noticed(tmp_path):
+    path = write(tmp_path / "data.jsonl", *texts(9))
+    data, before = opened(data_of(path), tmp_path), path.stat()
+    path.write_bytes(b"[" * before.st_size)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(ConfigError, match="changed"):
+        data.train.batch(0)
 
 
 # --- Files and their index ----------------------------------------------------------------------

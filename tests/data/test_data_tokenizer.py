@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, cast
 
@@ -32,6 +35,7 @@ def folder(tmp_path: Path) -> Path:
     words = ["</s>", "[UNK]", "user", "assistant", "a", "b", "ab"]
     fast = Fast(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="[UNK]"))
     fast.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    fast.add_special_tokens(["</s>"])
     fast.save(str(tmp_path / "tokenizer.json"))
     settings(tmp_path, eos_token={"content": "</s>"})
     return tmp_path
@@ -64,6 +68,20 @@ def test_the_end_token_may_be_named_by_the_model_alone(folder):
     settings(folder)
     (folder / "config.json").write_text('{"eos_token_id": [5, 6]}')
     assert load_tokenizer(folder).eos_id == 5
+
+
+def test_the_fast_tokenizer_imports_neither_transformers_nor_numpy(folder):
+    settings(folder, eos_token="</s>", chat_template=SIMPLE)
+    code = (
+        "import sys; from pathlib import Path; from lab.data.tokenizer import load_tokenizer; "
+        "load_tokenizer(Path(sys.argv[1])).encode_chat([{'role': 'user', 'content': 'a'}]); "
+        "heavy = {'transformers', 'numpy', 'mlx_lm'}; "
+        "print(sorted({m.split('.')[0] for m in sys.modules} & heavy))"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    run = [sys.executable, "-c", code, str(folder)]
+    done = subprocess.run(run, check=True, capture_output=True, text=True, env=environment)
+    assert done.stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize("form", ["text", "list", "file"])
@@ -101,7 +119,7 @@ def test_a_folder_without_tokenizer_end_token_or_template_syntax(folder):
     settings(folder, eos_token="</s>", chat_template="{% if %}")
     with pytest.raises(ConfigError, match="chat template cannot be read"):
         load_tokenizer(folder).encode_chat(TALK)
-    settings(folder, eos_token="<unknown>")
+    settings(folder)
     with pytest.raises(ConfigError, match="no end-of-text token"):
         load_tokenizer(folder)
     for path in folder.iterdir():

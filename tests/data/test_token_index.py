@@ -20,7 +20,8 @@ from lab.data.dataset import OpenData, open_data
 from lab.data.index import JsonLinesReader
 from lab.data.split import IdLimit, Samples, Split
 from lab.data.token_index import TokenIndex, open_token_index
-from lab.data.tokenizer import load_tokenizer, tokenizer_fingerprint
+from lab.data.tokenizer import load_tokenizer
+from lab.data.tokenizer_files import tokenizer_fingerprint
 from tests.data.test_data import data_of, texts, train_of, write
 
 WORDS = ["</s>", "[UNK]", "user", "assistant", "a", "b", "rare"]
