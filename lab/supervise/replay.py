@@ -31,7 +31,14 @@ def loss_rtol(config: Config, device: str) -> float:
 
 
 def same_loss(first: float | None, replayed: float | None, *, rtol: float) -> bool:
-    """Whether a replayed step gave the loss of its first execution; None is one not finite."""
+    """Whether a replayed step gave the loss of its first execution.
+
+    Arguments:
+        first: as it is on file, where a loss that is not finite is null.
+        replayed: as the worker sends it.
+    """
+    if replayed is not None and not math.isfinite(replayed):
+        replayed = None
     if not rtol or first is None or replayed is None:
         return first == replayed
     return math.isclose(first, replayed, rel_tol=rtol)

@@ -128,7 +128,6 @@ class RunSupervisor:
             outcome,
             self._error,
             over_budget_gb=self._config.memory.budget_gb if exhausted else None,
-            last_step=self._recorder.last_step,
         )
         finalize(
             self._config,

@@ -70,7 +70,6 @@ def error_text(
     reported: Mapping[str, Any],
     *,
     over_budget_gb: float | None,
-    last_step: int,
 ) -> str:
     """What went wrong, in one line for the user; empty where nothing did.
 
@@ -82,11 +81,8 @@ def error_text(
         return ""
     if over_budget_gb is not None:
         return f"memory.budget_gb={over_budget_gb:g} is exceeded after a reload too"
-    match outcome:
-        case Outcome.UNSAVED:
-            return "the last checkpoint could not be written: make room, then resume the run"
-        case Outcome.NONFINITE:
-            return f"the loss is no longer finite at step {last_step}"
+    if outcome is Outcome.UNSAVED:
+        return "the last checkpoint could not be written: make room, then resume the run"
     return reported.get("text", "")
 
 

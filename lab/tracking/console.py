@@ -22,7 +22,7 @@ STREAM_CLOSED = (OSError, ValueError)
 SHOWN_EVENTS = {
     "budget_exceeded": "memory budget exceeded",
     "fault_armed": "fault armed",
-    "nonfinite": "the loss is not finite",
+    "nonfinite": "a value is not finite",
     "reload_ineffective": "reload did not help",
     "replay_mismatch": "a replayed step gave another loss",
     "resumed": "resumed",

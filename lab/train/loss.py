@@ -51,11 +51,25 @@ def sliced_losses(
         else:
             parts.append([losses(*inputs)])
     values, *grads = (mx.concatenate(list(part)) for part in zip(*parts, strict=True))
-    # Adds zero; attaches the precomputed gradient.
-    for grad in grads:
-        shift = hidden.astype(mx.float32) - constant
-        values = values + (shift * grad.astype(mx.float32)).sum(axis=-1)
-    return values
+    return _with_gradient(values, hidden, *grads) if grads else values  # type: ignore[return-value]
+
+
+@mx.custom_function
+def _with_gradient(values: mx.array, hidden: mx.array, grad: mx.array) -> mx.array:  # noqa: ARG001
+    """``values`` (N,), whose gradient by ``hidden`` (N, D) is known to be ``grad`` (N, D).
+
+    The gradient is only handed on: one that overflows leaves the values beside it as they are.
+    """
+    return mx.stop_gradient(values)
+
+
+@_with_gradient.vjp
+def _with_gradient_vjp(
+    primals: tuple, cotangent: mx.array, _: mx.array
+) -> tuple[mx.array, mx.array, mx.array]:
+    values, hidden, grad = primals
+    upstream = (cotangent[:, None] * grad.astype(mx.float32)).astype(hidden.dtype)
+    return mx.zeros_like(values), upstream, mx.zeros_like(grad)
 
 
 def cross_entropy(logits: mx.array, targets: mx.array) -> mx.array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import mlx.core as mx
 import mlx.optimizers as optim
@@ -12,11 +13,25 @@ from lab.config.keys import Optimizer
 Rate = Callable[[mx.array], mx.array] | float
 
 
-def build_optimizer(config: Optimizer, *, steps: int) -> optim.Optimizer:
-    """The optimizer of a run of ``steps`` updates, its schedule inside."""
+# float16 holds nothing between 0 and 6e-8: there MLX's own eps, 1e-8 and 1e-30, are 0, and a
+# gradient whose square is 0 too gives 0 / 0.
+FLOAT16_ADAM_EPS, FLOAT16_ADAFACTOR_EPS = 1e-4, 1e-7
+
+
+def build_optimizer(
+    config: Optimizer, *, steps: int, dtype: mx.Dtype = mx.float32
+) -> optim.Optimizer:
+    """The optimizer of a run of ``steps`` updates, its schedule inside.
+
+    Arguments:
+        dtype: of the trained parameters, which the optimizer's state has too.
+    """
     rate = build_schedule(config, steps=steps)
     betas = [config.beta1, config.beta2]
-    adamw = {"betas": betas, "bias_correction": config.bias_correction}
+    adamw: dict[str, Any] = {"betas": betas, "bias_correction": config.bias_correction}
+    adafactor: dict[str, Any] = {}
+    if dtype == mx.float16:
+        adamw["eps"], adafactor["eps"] = FLOAT16_ADAM_EPS, (FLOAT16_ADAFACTOR_EPS, 1e-3)
     match config.name:
         case "adamw":
             return optim.AdamW(rate, weight_decay=config.weight_decay, **adamw)
@@ -35,10 +50,22 @@ def build_optimizer(config: Optimizer, *, steps: int) -> optim.Optimizer:
                 weight_decay=config.weight_decay,
                 relative_step=False,
                 scale_parameter=False,
+                **adafactor,
             )
         case "sgd":
             return optim.SGD(rate, momentum=config.momentum, weight_decay=config.weight_decay)
     raise AssertionError(config.name)
+
+
+def eps_note(config: Optimizer, dtype: mx.Dtype) -> str | None:
+    """A line for the user where :func:`build_optimizer` has to choose another eps than MLX's."""
+    eps = {"sgd": None, "adafactor": FLOAT16_ADAFACTOR_EPS}.get(config.name, FLOAT16_ADAM_EPS)
+    if dtype != mx.float16 or eps is None:
+        return None
+    usual = "1e-30" if config.name == "adafactor" else "1e-8"
+    return (
+        f"optimizer={config.name} computes with eps={eps:g}, as its usual {usual} is 0 in float16"
+    )
 
 
 def learning_rate(optimizer: optim.Optimizer) -> float:

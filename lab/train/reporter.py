@@ -74,9 +74,14 @@ class Reporter:
         """Send a ``nonfinite`` event where it applies; whether the run must stop for it."""
         if all(math.isfinite(value) for value in (loss, grad_norm) if value is not None):
             return False
+        what = "gradient" if math.isfinite(loss) else "loss"
         norm = None if grad_norm is None else repr(grad_norm)
-        self._channel.event("nonfinite", step, loss=repr(loss), grad_norm=norm)
-        return self._config.train.on_nonfinite == "stop"
+        self._channel.event("nonfinite", step, what=what, loss=repr(loss), grad_norm=norm)
+        if self._config.train.on_nonfinite == "continue":
+            return False
+        text = f"the {what} is no longer finite at step {step}"
+        self._channel.send(RecordKind.ERROR, text=text, trace="")
+        return True
 
     def skip_reload(self, step: int, reason: reload_policy.Reason, why: str) -> None:
         """Report a reload that is due and cannot be done."""

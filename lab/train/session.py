@@ -130,4 +130,7 @@ def build(context: TrainingContext) -> tuple[nn.Module, optim.Optimizer]:
         vocab_size=context.vocab_size,
         dtype=getattr(mx, config.train.dtype),
     )
-    return model, optimizers.build_optimizer(config.optimizer, steps=config.train.steps)
+    optimizer = optimizers.build_optimizer(
+        config.optimizer, steps=config.train.steps, dtype=stateful.trained_dtype(model)
+    )
+    return model, optimizer

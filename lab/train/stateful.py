@@ -157,3 +157,8 @@ def _kind(value: Any) -> str:
 def trained_weights(model: nn.Module) -> Arrays:
     """The trained parameters by name."""
     return dict(tree_flatten(model.trainable_parameters()))
+
+
+def trained_dtype(model: nn.Module) -> mx.Dtype:
+    """The type of the trained parameters; the narrowest where a model keeps some in float32."""
+    return min((a.dtype for a in trained_weights(model).values()), key=lambda dtype: dtype.size)

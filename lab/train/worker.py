@@ -26,7 +26,7 @@ from lab.config.keys import Config  # noqa: E402
 from lab.config.schema import ConfigError, from_dict  # noqa: E402
 from lab.data.dataset import open_data  # noqa: E402
 from lab.protocol import Outcome, RecordKind  # noqa: E402
-from lab.train import checkpoint, memory, mlx_lm_trainer, model_files  # noqa: E402
+from lab.train import checkpoint, memory, mlx_lm_trainer, model_files, optimizers, stateful  # noqa: E402
 from lab.train.channel import Channel  # noqa: E402
 from lab.train.lab_trainer import LabTrainer  # noqa: E402
 from lab.train.reporter import Reporter  # noqa: E402
@@ -97,12 +97,13 @@ def _work(config: Config, arguments: argparse.Namespace, channel: Channel) -> Ou
     trainer = trainer_class(context, channel, reporter, resume_from)
     check_tables(measure_tables(trainer.model), context.data, config)
     parameters = sum(array.size for array in trainer.weights().values())
+    eps = optimizers.eps_note(config.optimizer, stateful.trained_dtype(trainer.model))
     step = trainer.progress.step
     channel.send(
         RecordKind.READY,
         pid=os.getpid(),
         environment=_environment(context, fingerprint),
-        notes=[*context.data.notes, f"{parameters:,} trained parameters"],
+        notes=[*context.data.notes, f"{parameters:,} trained parameters", *filter(None, [eps])],
         step=step,
     )
     if config.fault.crash is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -35,3 +36,11 @@ def test_a_loss_that_is_not_finite_equals_only_another_one(loss: float) -> None:
 def test_only_events_of_a_step_itself_are_repeated() -> None:
     events = [{"event": "reload", "step": 3}, {"event": "worker_died", "step": 4}]
     assert repeated_events(events) == {("reload", 3)}
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf, None])
+@pytest.mark.parametrize("rtol", [0.0, NONDETERMINISTIC_RTOL])
+def test_a_loss_that_is_not_finite_equals_itself(loss: float | None, rtol: float) -> None:
+    """On file it is null, from the worker it comes as it is."""
+    assert same_loss(None, loss, rtol=rtol)
+    assert not same_loss(1.5, loss, rtol=rtol)

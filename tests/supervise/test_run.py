@@ -208,7 +208,9 @@ def test_a_diverged_run_stops_and_keeps_its_last_good_checkpoint(tmp_path: Path)
     assert event["step"] == len(run.rows) > 1
     kept = sorted(int(p.name.split("_")[1]) for p in (run.folder / "checkpoints").iterdir())
     assert kept[-1] == event["step"] - 1
-    assert run.rows[-1]["loss"] is None or run.rows[-1]["grad_norm"] is None
+    last = run.rows[-1]
+    assert event["what"] == ("loss" if last["loss"] is None else "gradient")
+    assert last["loss"] is None or last["grad_norm"] is None
 
 
 def test_a_folder_that_holds_a_run_is_refused(straight: Run, caplog) -> None:

@@ -72,5 +72,5 @@ def test_only_a_finished_run_whose_replays_agree_is_complete(
 
 @pytest.mark.parametrize("outcome", Outcome)
 def test_an_exhausted_budget_is_the_error_unless_the_run_has_finished(outcome: Outcome) -> None:
-    text = error_text(outcome, {"text": "reported"}, over_budget_gb=8.0, last_step=3)
+    text = error_text(outcome, {"text": "reported"}, over_budget_gb=8.0)
     assert ("memory.budget_gb=8 " in text) == (outcome is not Outcome.FINISHED)

@@ -79,3 +79,22 @@ def test_a_sliced_head_is_the_whole_head_in_less_memory(monkeypatch: pytest.Monk
     for a, b in zip(*found, strict=True):
         assert mx.allclose(a, b, rtol=1e-5, atol=1e-5)
     assert peaks[1] < 0.25 * peaks[0]
+
+
+def test_a_gradient_that_overflows_leaves_the_loss_as_it_is() -> None:
+    """float16 ends at 65,504: the gradient 2 x 60,000 does not fit, the loss of 48 does."""
+    hidden = mx.full((2, 4), 1e-4, mx.float16)
+    head = mx.array([[6e4, -6e4]] * 4, mx.float16)
+    targets = mx.array([0, 1])
+
+    def losses(hidden: mx.array) -> mx.array:
+        return sliced_losses(
+            lambda rows: rows @ head, hidden, targets, vocabulary=2, needs_gradient=True
+        )
+
+    def total(hidden: mx.array) -> mx.array:
+        return losses(hidden).sum()
+
+    value, grad = mx.value_and_grad(total)(hidden)
+    assert mx.isfinite(value).item()
+    assert not mx.isfinite(grad).all().item()

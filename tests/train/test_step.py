@@ -7,7 +7,7 @@ import random
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
-from mlx.utils import tree_flatten
+from mlx.utils import tree_flatten, tree_map
 
 from lab.data.batches import Shape, collate
 from lab.train import loss, optimizers, step
@@ -204,3 +204,19 @@ def test_bias_correction_is_on_by_default() -> None:
     optimizer.init(weights)
     moved = optimizer.apply_gradients({"w": mx.ones(2)}, weights)["w"]
     assert moved.tolist() == pytest.approx([-0.1, -0.1], rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["adamw", "adam", "muon", "adafactor", "sgd"])
+@pytest.mark.parametrize("scale", [0.0, 1e-7, 1e-4, 1.0])
+def test_no_optimizer_divides_by_an_eps_that_is_zero_in_float16(name: str, scale: float) -> None:
+    """Squares of gradients below 2.4e-4 are 0 in float16."""
+    config = config_of(f"optimizer={name}", "optimizer.warmup_steps=0")
+    optimizer = optimizers.build_optimizer(config.optimizer, steps=4, dtype=mx.float16)
+    model = nn.Linear(8, 8)
+    model.apply(lambda array: array.astype(mx.float16))
+    for _ in range(3):
+        optimizer.update(model, tree_map(lambda a: mx.full(a.shape, scale, a.dtype), dict(model)))
+        mx.eval(model.parameters(), optimizer.state)
+    assert all(mx.isfinite(array).all() for _, array in tree_flatten(model.parameters()))
+    assert (optimizers.eps_note(config.optimizer, mx.float16) is None) == (name == "sgd")
+    assert optimizers.eps_note(config.optimizer, mx.bfloat16) is None
