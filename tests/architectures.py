@@ -236,5 +236,9 @@ def write_tokenizer(folder: Path) -> None:
     )
     tokenizer.train_from_iterator(["a"], trainer)
     tokenizer.save(str(folder / "tokenizer.json"))
-    settings = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",  # else the model type's own class counts
+        "eos_token": "<|im_end|>",
+        "pad_token": "<|endoftext|>",
+    }
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))

@@ -76,6 +76,11 @@ def _resolve_paths(values: dict[str, Any]) -> None:
         path = values[group]["path"]
         if path is not None:
             values[group]["path"] = str(Path(path).expanduser().resolve())
+    start = values["adapter"]["start_from"]
+    if start is not None:
+        values["adapter"]["start_from"] = str(Path(start).expanduser().resolve())
+        if not Path(start).expanduser().is_dir():
+            raise ConfigError("adapter.start_from", start, "there is no such folder")
     folder, data = values["model"]["path"], values["data"]["path"]
     if folder is not None:
         model_size.read_config(Path(folder))

@@ -75,6 +75,7 @@ class Adapter:
     num_layers: int | None = setting(at_least=1, unit="layers")
     dropout: float = setting(at_least=0.0, at_most=0.95)
     targets: tuple[str, ...] = setting()
+    start_from: str | None = setting(None)
 
     @property
     def scale(self) -> float:

@@ -11,7 +11,8 @@ from typing import Any
 from lab.config.keys import Config, dump
 from lab.config.schema import ConfigError
 from lab.records.files import MetricsLost, RunBusy, read_summary
-from lab.records.origin import Origin
+from lab.records.origin import MUST_MATCH, Origin
+from lab.supervise.restart import restart_command
 from lab.supervise.run_supervisor import RunSupervisor
 from lab.supervise.verdict import Result
 
@@ -75,7 +76,13 @@ def resume(run_dir: Path) -> Result:
     config = Config.load(path)
     if read_summary(run_dir).get("state") == "completed":
         raise ConfigError("run", run_dir, "is complete; there is nothing to resume")
-    return _supervise(config, run_dir, Origin.of(run_dir), [])
+    try:
+        return _supervise(config, run_dir, Origin.of(run_dir), [])
+    except ConfigError as error:
+        if error.key != MUST_MATCH["data_fingerprint"]:
+            raise
+        way_out = f"{error.allowed}; to go on from its weights: {restart_command(run_dir)}"
+        raise ConfigError(error.key, error.value, way_out) from error
 
 
 def _supervise(

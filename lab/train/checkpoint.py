@@ -135,7 +135,7 @@ def load(folder: Path) -> Snapshot:
     arrays = {_part_of(name): folder / name for name in files if ARRAYS.fullmatch(name)}
     return Snapshot(
         step=int(folder.name.removeprefix("step_")),
-        states=_load_json(folder / STATE) | {n: _load_arrays(p) for n, p in arrays.items()},
+        states=_load_json(folder / STATE) | {n: load_arrays(p) for n, p in arrays.items()},
         written_at=written_at,
     )
 
@@ -197,7 +197,12 @@ def _save_arrays(path: Path, arrays: Arrays) -> None:
     _fsync(path)
 
 
-def _load_arrays(path: Path) -> Arrays:
+def load_arrays(path: Path) -> Arrays:
+    """Read a safetensors file.
+
+    Raises:
+        CheckpointError: it cannot be read, or its arrays do not lie within it.
+    """
     try:
         _check_safetensors(path)
         arrays = mx.load(str(path))

@@ -23,6 +23,7 @@ from lab.train import checkpoint, deterministic, memory, optimizers, stateful, s
 from lab.train.checkpoint import Arrays, CheckpointError, Snapshot
 from lab.train.model import build_model
 from lab.train.progress import Progress
+from lab.train.start_weights import load_start_weights
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class Session:
         """
         config, build_started = context.config, time.time()
         snapshot = checkpoint.load(folder) if folder else None
-        self.model, self.optimizer = build(context)
+        self.model, self.optimizer = build(context, from_start=snapshot is None)
         self.optimizer.init(self.model.trainable_parameters())
         self.progress = Progress()
         self.parts = stateful.training_state(self.model, self.optimizer, self.progress)
@@ -115,8 +116,13 @@ class Session:
         mx.eval(self.model.parameters(), self.optimizer.state)
 
 
-def build(context: TrainingContext) -> tuple[nn.Module, optim.Optimizer]:
+def build(
+    context: TrainingContext, *, from_start: bool = True
+) -> tuple[nn.Module, optim.Optimizer]:
     """The model with its adapter, and its optimizer, as both trainers start from them.
+
+    Arguments:
+        from_start: no checkpoint is restored, so ``adapter.start_from`` counts.
 
     Raises:
         ConfigError: the model cannot be built.
@@ -130,6 +136,8 @@ def build(context: TrainingContext) -> tuple[nn.Module, optim.Optimizer]:
         vocab_size=context.vocab_size,
         dtype=getattr(mx, config.train.dtype),
     )
+    if from_start:
+        load_start_weights(model, config.adapter)
     optimizer = optimizers.build_optimizer(
         config.optimizer, steps=config.train.steps, dtype=stateful.trained_dtype(model)
     )
