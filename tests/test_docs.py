@@ -396,7 +396,7 @@ def test_the_guide_names_every_option_of_every_group() -> None:
 
 def test_the_readme_is_short() -> None:
     assert len(text_of(ROOT / "README.md").splitlines()) < 200
-    assert len(text_of(ROOT / "docs" / "guide.md").splitlines()) < 250
+    assert len(text_of(ROOT / "docs" / "guide.md").splitlines()) < 300
 
 
 def test_the_readmes_tree_is_the_folder_listing() -> None:
