@@ -122,8 +122,24 @@ def open_data(
         train_tokens=train_tokens,
         val_tokens=val_tokens,
         fingerprint=source.fingerprint,
-        notes=_notes(train, source, tokenizer),
+        notes=(*_notes(train, source, tokenizer), token_note(train_tokens, train.max_seq_length)),
     )
+
+
+def token_note(tokens: TokenIndex, max_length: int) -> str:
+    """A line on the samples of the training file; says how many they are where not all are known.
+
+    Arguments:
+        max_length: to which a sample is cut.
+    """
+    count, cut = len(tokens.lengths), sum(length > max_length for length in tokens.lengths)
+    rows = zip(tokens.lengths, tokens.prompts, strict=True)
+    empty = sum(min(length, max_length) <= max(prompt, 1) for length, prompt in rows)
+    mean = sum(tokens.lengths) / count
+    note = f"{mean:,.0f} tokens a sample, {max(tokens.lengths):,} the longest"
+    note += f", {cut / count:.0%} cut to train.max_seq_length={max_length}" if cut else ""
+    note += f", {empty / count:.0%} without one that counts" if empty else ""
+    return note if tokens.is_whole else f"estimated from {count:,} of {tokens.samples:,}: {note}"
 
 
 def _check_counts(data: Data, train: Train, source: Source) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from array import array
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from tokenizers import models, pre_tokenizers
 
 from lab.config.schema import ConfigError
 from lab.data import token_index
-from lab.data.dataset import OpenData, open_data
+from lab.data.dataset import OpenData, open_data, token_note
 from lab.data.index import JsonLinesReader
 from lab.data.split import IdLimit, Samples, Split
 from lab.data.token_index import TokenIndex, open_token_index
@@ -129,6 +130,28 @@ def test_of_a_large_file_some_samples_are_drawn(
     assert list(found.within(range(20, 40))) == [
         at for at, row in enumerate(found.rows) if 20 <= row < 40
     ]
+
+
+@settings(max_examples=30)
+@given(
+    st.lists(st.tuples(st.integers(1, 90), st.integers(0, 90)), min_size=1, max_size=20),
+    st.integers(8, 64),
+)
+def test_what_is_said_of_the_samples_is_counted(
+    rows: list[tuple[int, int]], max_length: int
+) -> None:
+    """A sample counts in the loss from after its prompt, and never its first token."""
+    lengths, prompts = (memoryview(array("i", column)) for column in zip(*rows, strict=True))
+    whole = TokenIndex(range(len(rows)), len(rows), lengths, prompts, lengths)
+    note = token_note(whole, max_length)
+    assert f"{max(lengths)} the longest" in note
+    counted = [list(range(length))[:max_length][max(prompt, 1) :] for length, prompt in rows]
+    empty = sum(not tokens for tokens in counted)
+    assert (f", {empty / len(rows):.0%} without one that counts" in note) == (empty > 0)
+    estimate = replace(whole, samples=5 * len(rows))
+    assert token_note(estimate, max_length) == (
+        f"estimated from {len(rows)} of {5 * len(rows)}: {note}"
+    )
 
 
 # --- Ids against a table ------------------------------------------------------------------------
