@@ -39,7 +39,7 @@ def begin_sweep(config: DictConfig, *, resuming: bool) -> SweepLease:
         if plan.sweeps_a_grid(config):
             plan.check_distinct(subfolders)
         new = claim_folder(config, "sweep")
-        plan.check_jobs_free(new.path, subfolders)
+        plan.check_jobs_free(config, new.path, subfolders)
         new.create(INDEX_FILE, index.text())
         folder = new.path
     os.environ.update(environment_with_lab())  # inherited by a launcher's own processes

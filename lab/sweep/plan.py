@@ -15,6 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from lab.compose.check import hydras_files
 from lab.compose.overrides import override_key, plain_overrides
 from lab.config.keys import Config
 from lab.config.schema import ConfigError
@@ -97,15 +98,20 @@ def check_distinct(subfolders: Sequence[str]) -> None:
             )
 
 
-def check_jobs_free(folder: Path, subfolders: Sequence[str]) -> None:
+def check_jobs_free(config: DictConfig, folder: Path, subfolders: Sequence[str]) -> None:
     """Check that no job's folder in that of a new sweep holds a file of this lab's names.
+
+    Arguments:
+        folder: the sweep's.
+        subfolders: the jobs', relative to it.
 
     Raises:
         ConfigError: one does.
     """
     runs = {path.parent for path in folder.glob("*/config.yaml")}
+    names = (*LAB_FILES, *hydras_files(config))
     for path in sorted(runs | {folder / name for name in subfolders}):
-        check_free(path, LAB_FILES, key="hydra.sweep.dir")
+        check_free(path, names, key="hydra.sweep.dir")
 
 
 def jobs(config: DictConfig) -> list[list[str]]:
