@@ -28,7 +28,7 @@ from lab.compose.errors import explain
 from lab.compose.overrides import plain_overrides, quoted
 from lab.compose.profiles import CONF
 from lab.config.keys import Config, dump
-from lab.records.claim import NewFolder
+from lab.records.claim import NewFolder, reserve
 
 if TYPE_CHECKING:
     from lab.sweep.lease import SweepLease
@@ -131,7 +131,7 @@ def job(cfg: DictConfig) -> float | None:
     overrides = plain_overrides(this.overrides.task)
     with chdir(this.runtime.cwd):  # with hydra.job.chdir=true it is the run's folder
         if this.mode != RunMode.MULTIRUN:
-            _run(overrides)
+            _run(cfg, overrides, Path(this.runtime.output_dir))
             return None
         from lab.sweep.task import run_job
 
@@ -144,12 +144,14 @@ def job(cfg: DictConfig) -> float | None:
         )
 
 
-def _run(overrides: list[str]) -> None:
-    run, _state.checked = _state.checked, None
-    assert run is not None
+def _run(cfg: DictConfig, overrides: list[str], folder: Path) -> None:
     try:
         from lab.supervise import experiment
 
+        run, _state.checked = _state.checked, None
+        if run is None:  # a config of somebody's own, without our callback
+            config, warnings = compose_config(cfg, overrides)
+            run = CheckedRun(config, warnings, reserve(folder).begin_run(dump(config)))
         result = experiment.run(
             run.config,
             run.folder.path,

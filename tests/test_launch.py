@@ -68,10 +68,11 @@ def test_a_folder_with_somebodys_file_of_such_a_name_is_refused(tmp_path: Path, 
 
 
 def test_a_run_that_its_worker_refuses_takes_only_its_own_with_it(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "data.jsonl").write_text('{"text": 3}\n')
     before = sorted(tmp_path.rglob("*"))
-    for folder in ("mine", "new/day/run"):
+    for folder in ("empty", "mine", "new/day/run"):
         asked = (*QUICK, "data=jsonl", "data.path=mine/data.jsonl", f"hydra.run.dir={folder}")
         done = train(*asked, cwd=tmp_path)
         assert done.returncode == 2, done.stderr

@@ -12,11 +12,16 @@ from typing import Self
 
 from lab.config.schema import ConfigError
 
+# With the names that files have until they are whole.
 RUN_FILES = (
-    *("config.yaml", "metrics.jsonl", "events.jsonl"),
-    *("summary.json", "checkpoints", "memory.png"),
+    *("config.yaml", "metrics.jsonl", "events.jsonl", "checkpoints"),
+    *("summary.json", "summary.json.tmp", "memory.png", "memory.tmp.png"),
 )
-LAB_FILES = ("sweep.json", *RUN_FILES, "job.json", "multirun.yaml")
+SWEEP_FILES = (
+    *("sweep.json", "job.json", "job.json.part"),
+    *("multirun.yaml", "optimization_results.yaml"),  # Hydra's
+)
+LAB_FILES = (*SWEEP_FILES, *RUN_FILES)
 DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EIO)  # no mistake of the user's
 
 
