@@ -28,6 +28,8 @@ def main() -> int:
     resume.add_argument(
         "overrides", nargs="*", help="for a sweep: e.g. its launcher's settings, given again"
     )
+    for flag in ("--config-dir", "--config-name"):
+        resume.add_argument(flag, help="of a sweep, where it is not taken from its index")
     reproduce = commands.add_parser("reproduce", help="run again from config.yaml, and compare")
     reproduce.add_argument("run_dir", type=Path)
     compare = commands.add_parser("compare", help="runs side by side: a page, a picture, a table")
@@ -46,7 +48,12 @@ def main() -> int:
     try:
         match arguments.command:
             case "resume":
-                return _resume(arguments.run_dir, arguments.overrides)
+                flags = {
+                    "--config-dir": arguments.config_dir,
+                    "--config-name": arguments.config_name,
+                }
+                given = [f"{flag}={value}" for flag, value in flags.items() if value is not None]
+                return _resume(arguments.run_dir, [*given, *arguments.overrides])
             case "reproduce":
                 return _reproduce(arguments.run_dir)
             case "compare":

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import chdir
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -21,16 +22,27 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from lab.compose.check import check_run
+from lab.compose.check import claim_folder, hydras_files
 from lab.compose.config import compose_config
 from lab.compose.errors import explain
-from lab.compose.overrides import plain_overrides
+from lab.compose.overrides import plain_overrides, quoted
 from lab.compose.profiles import CONF
+from lab.config.keys import Config, dump
+from lab.records.claim import NewFolder, reserve
 
 if TYPE_CHECKING:
     from lab.sweep.lease import SweepLease
 
 log = logging.getLogger("lab")
+
+
+@dataclass(frozen=True)
+class CheckedRun:
+    """A run that may begin: its config, what was noticed in it, and the folder it has claimed."""
+
+    config: Config
+    warnings: list[str]
+    folder: NewFolder
 
 
 @dataclass
@@ -39,11 +51,13 @@ class CommandState:
 
     Attributes:
         exit_code: of the single run, or of a sweep that was interrupted.
+        checked: the single run, until it begins.
         lease: on the sweep, once it is begun.
         resuming: the sweep was begun by an earlier command.
     """
 
     exit_code: int = 0
+    checked: CheckedRun | None = None
     lease: SweepLease | None = None
     resuming: bool = False
 
@@ -61,7 +75,7 @@ class CheckFirst(Callback):
     """
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
-        _or_exit(check_run, config)
+        _or_exit(_check_run, config)
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         _or_exit(_begin_sweep, config)
@@ -74,6 +88,12 @@ def _or_exit(check: Callable[[DictConfig], None], config: DictConfig) -> None:
         code, line = explain(error, plain_overrides(config.hydra.overrides.task))
         print(line, file=sys.stderr)
         raise SystemExit(code) from None
+
+
+def _check_run(config: DictConfig) -> None:
+    checked, warnings = compose_config(config, plain_overrides(config.hydra.overrides.task))
+    folder = claim_folder(config, "run").begin_run(dump(checked), later=hydras_files(config))
+    _state.checked = CheckedRun(checked, warnings, folder)
 
 
 def _begin_sweep(config: DictConfig) -> None:
@@ -109,26 +129,36 @@ def job(cfg: DictConfig) -> float | None:
     """
     this = HydraConfig.get()
     overrides = plain_overrides(this.overrides.task)
-    if this.mode != RunMode.MULTIRUN:
-        _run(cfg, overrides, Path(this.runtime.output_dir))
-        return None
-    from lab.sweep.task import run_job
+    with chdir(this.runtime.cwd):  # with hydra.job.chdir=true it is the run's folder
+        if this.mode != RunMode.MULTIRUN:
+            _run(cfg, overrides, Path(this.runtime.output_dir))
+            return None
+        from lab.sweep.task import run_job
 
-    return run_job(
-        cfg,
-        overrides,
-        number=this.job.num,
-        folder=Path(this.runtime.output_dir),
-        sweep=Path(this.runtime.cwd, this.sweep.dir),
-    )
+        return run_job(
+            cfg,
+            overrides,
+            number=this.job.num,
+            folder=Path(this.runtime.output_dir),
+            sweep=Path(this.runtime.cwd, this.sweep.dir),
+        )
 
 
 def _run(cfg: DictConfig, overrides: list[str], folder: Path) -> None:
     try:
         from lab.supervise import experiment
 
-        config, warnings = compose_config(cfg, overrides)
-        result = experiment.run(config, folder, overrides=overrides, warnings=warnings)
+        run, _state.checked = _state.checked, None
+        if run is None:  # a config of somebody's own, without our callback
+            config, warnings = compose_config(cfg, overrides)
+            run = CheckedRun(config, warnings, reserve(folder).begin_run(dump(config)))
+        result = experiment.run(
+            run.config,
+            run.folder.path,
+            overrides=overrides,
+            warnings=run.warnings,
+            claimed=run.folder,
+        )
         _state.exit_code = result.exit_code
     except Exception:
         log.exception("the run failed")
@@ -168,11 +198,14 @@ def resume_sweep(folder: Path, overrides: Sequence[str]) -> int:
         ConfigError: there is no sweep, or it cannot be resumed.
     """
     from lab.sweep.index import SweepIndex
+    from lab.sweep.restore import restored
 
-    begun_with = SweepIndex.read(folder).checked_overrides(folder)
+    index = SweepIndex.read(folder)
+    begun_with = [*restored(index, folder, overrides), *index.checked_overrides(folder)]
     _state.resuming = True
-    quoted = str(folder).replace("'", "\\'")
-    sys.argv[1:] = ["-m", *begun_with, *overrides, f"hydra.sweep.dir='{quoted}'"]
+    arguments = [*begun_with, *overrides, f"hydra.sweep.dir={quoted(folder)}"]
+    # Hydra's parser takes flags only before or after all overrides.
+    sys.argv[1:] = ["-m", *sorted(arguments, key=lambda a: not a.startswith("--"))]
     return app()
 
 
@@ -194,6 +227,8 @@ def app() -> int:
             raise
         code = left.code if isinstance(left.code, int) else 1
     except Exception as error:
+        if _state.checked is not None:  # Hydra could not make its own files
+            _state.checked.folder.give_back()
         if wanted == "1":
             raise
         code, line = explain(error, sys.argv[1:])

@@ -13,7 +13,7 @@ import yaml
 from lab.config.schema import to_dict
 from lab.records.files import RunFiles
 from lab.records.summary import summarise
-from lab.sweep.index import SWEEP_VERSION, Job, SweepIndex
+from lab.sweep.index import INDEX_FILE, SWEEP_VERSION, Job, SweepIndex
 from tests.runs import config_of
 
 
@@ -86,7 +86,8 @@ def write_sweep(folder: Path, intervals: tuple[int, ...] = (0, 5, 10), steps: in
         version=SWEEP_VERSION, overrides=(), resumable=False, swept=("reload.interval_steps",),
         jobs=jobs, side_by_side=1, host="here",
     )  # fmt: skip
-    index.write(folder)
+    folder.mkdir(parents=True)
+    (folder / INDEX_FILE).write_text(index.text())
     for number, every in enumerate(intervals):
         run = folder / str(number)
         write_run(run, {"reload.interval_steps": every}, steps=steps, every=every)

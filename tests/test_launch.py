@@ -49,6 +49,69 @@ def test_a_folder_that_holds_a_run_is_refused(tmp_path: Path) -> None:
     assert "hydra.run.dir=run: already holds a run" in done.stderr
 
 
+QUICK = (
+    *("tracker=none", "train.steps=1", "train.batch_size=2"),
+    *("train.val_interval_steps=0", "reload=none"),
+)
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "train.log", ".hydra/config.yaml"])
+def test_a_folder_with_somebodys_file_of_such_a_name_is_refused(tmp_path: Path, name: str) -> None:
+    file = tmp_path / "run" / name
+    file.parent.mkdir(parents=True)
+    file.write_text("somebody's")
+    done = train(*QUICK, "hydra.run.dir=run", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"hydra.run.dir=run: already holds {name}, where")
+    assert done.stderr.count("\n") == 1
+    assert [p.read_text() for p in tmp_path.rglob("*") if p.is_file()] == ["somebody's"]
+
+
+def test_a_run_that_its_worker_refuses_takes_only_its_own_with_it(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "data.jsonl").write_text('{"text": 3}\n')
+    before = sorted(tmp_path.rglob("*"))
+    for folder in ("empty", "mine", "new/day/run"):
+        asked = (*QUICK, "data=jsonl", "data.path=mine/data.jsonl", f"hydra.run.dir={folder}")
+        done = train(*asked, cwd=tmp_path)
+        assert done.returncode == 2, done.stderr
+        assert "line 1" in done.stdout
+        assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_folder_that_hydra_cannot_write_into_is_given_back(tmp_path: Path) -> None:
+    done = train(*QUICK, "hydra.run.dir=run", "hydra.output_subdir=config.yaml", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_runs_of_one_second_and_name_get_folders_of_their_own(tmp_path: Path) -> None:
+    """The year stands for the second."""
+    command = [sys.executable, str(ROOT / "train.py"), *QUICK, "hydra.run.dir=runs/${now:%Y}_a"]
+    processes = [subprocess.Popen(command, cwd=tmp_path) for _ in range(2)]
+    assert [process.wait(120) for process in processes] == [0, 0]
+    made = sorted(folder.name.partition("_")[2] for folder in (tmp_path / "runs").iterdir())
+    assert made == ["a", "a-2"]
+    for folder in (tmp_path / "runs").iterdir():
+        assert len((folder / "metrics.jsonl").read_text().splitlines()) == 1
+        assert (folder / ".hydra" / "overrides.yaml").is_file()
+
+
+def test_paths_are_from_where_the_command_is_given_whatever_hydra_changes_to(
+    tmp_path: Path,
+) -> None:
+    rows = (f'{{"text": "line {number}"}}\n' for number in range(40))
+    (tmp_path / "train.jsonl").write_text("".join(rows))
+    data = (*QUICK, "data=jsonl", "data.path=train.jsonl")
+    asked = (*data, "hydra.run.dir=run", "hydra.job.chdir=true", "tracker=wandb_offline")
+    done = train(*asked, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["outputs", "run", "train.jsonl"]
+    assert f"path: {tmp_path}/train.jsonl" in (tmp_path / "run" / "config.yaml").read_text()
+
+
 @pytest.mark.parametrize(
     ("arguments", "shows"),
     [

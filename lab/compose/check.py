@@ -2,41 +2,51 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from lab.compose.config import compose_config
 from lab.compose.errors import USER_ERRORS, SweepError, explain
-from lab.compose.overrides import plain_overrides
+from lab.compose.overrides import quoted
 from lab.config.schema import ConfigError
+from lab.records.claim import LAB_FILES, NewFolder, reserve
 
 
-def check_run(config: DictConfig) -> None:
-    """Check a single run: its config, and that its folder holds no run yet.
+def claim_folder(config: DictConfig, kind: Literal["run", "sweep"]) -> NewFolder:
+    """Reserve the folder of a new run or sweep, which Hydra makes its files in later.
 
-    Raises:
-        ConfigError, OmegaConfBaseException: a value is impossible, or the folder is taken.
-    """
-    compose_config(config, plain_overrides(config.hydra.overrides.task))
-    check_folder("hydra.run.dir", config.hydra.run.dir, "config.yaml")
-
-
-def check_folder(key: str, folder: str, *files: str) -> None:
-    """Check that an output folder holds none of these files, given as glob patterns.
+    One that is named by the clock is new: of two begun in the same second the other one's gets a
+    number. ``config`` then says which, for this job and those of a sweep.
 
     Raises:
-        ConfigError: it does; ``key`` is the setting that names another folder.
+        ConfigError: the folder holds a file of this lab's names, or cannot be made.
+        OSError: the disk has no room.
     """
-    for pattern in files:
-        if next(Path(folder).glob(pattern), None) is not None:
-            what = "a sweep" if pattern == "sweep.json" else "a run"
-            raise ConfigError(key, folder, f"already holds {what}; choose another folder")
+    node, key = config.hydra[kind], f"hydra.{kind}.dir"
+    by_clock = "${now:" in str(OmegaConf.to_container(node, resolve=False)["dir"])  # type: ignore[index]
+    names = (*LAB_FILES, *hydras_files(config))
+    folder = reserve(Path(node.dir), key=key, names=names, is_new=by_clock)
+    if folder.path.name != Path(node.dir).name:
+        with read_write(config.hydra):
+            node.dir = str(folder.path)
+            config.hydra.overrides.hydra.append(f"{key}={quoted(folder.path)}")
+    return folder
 
 
-def check_jobs(config: DictConfig, jobs: Sequence[list[str]], side_by_side: int) -> None:
+def hydras_files(config: DictConfig) -> list[str]:
+    """Names of the files that Hydra itself writes into the folder of a run or a job."""
+    subfolder, log = config.hydra.output_subdir, f"{config.hydra.job.name}.log"
+    saved = ("config.yaml", "hydra.yaml", "overrides.yaml")
+    return [log, *(f"{subfolder}/{name}" for name in saved if subfolder is not None)]
+
+
+def check_jobs(config: DictConfig, jobs: Sequence[list[str]], side_by_side: int) -> list[str]:
     """Compose and check every job of a sweep.
 
     Arguments:
@@ -44,14 +54,35 @@ def check_jobs(config: DictConfig, jobs: Sequence[list[str]], side_by_side: int)
         jobs: the overrides of each.
         side_by_side: how many jobs share the machine at a time.
 
+    Returns:
+        The folder of each, relative to the sweep's.
+
     Raises:
         SweepError: a job is impossible; the text names it.
     """
     loader = GlobalHydra.instance().config_loader()
+    folders = []
     for number, overrides in enumerate(jobs):
         try:
             job = loader.load_sweep_config(config, overrides)
             compose_config(job, overrides, side_by_side=side_by_side)
+            folders.append(_subfolder(job, number))
         except USER_ERRORS as error:
             _, line = explain(error, overrides)
             raise SweepError(f"job {number} ({' '.join(overrides)}): {line}") from error
+    return folders
+
+
+def _subfolder(job: DictConfig, number: int) -> str:
+    """The folder of a job, relative to the sweep's; as Hydra resolves it once the job begins."""
+    with open_dict(job.hydra.job):
+        job.hydra.job.num = job.hydra.job.id = number
+    before = HydraConfig.instance().cfg
+    HydraConfig.instance().set_config(job)  # for ${hydra:...}
+    try:
+        folder = os.path.normpath(str(job.hydra.sweep.subdir))
+    finally:
+        HydraConfig.instance().cfg = before
+    if Path(folder).is_absolute() or ".." in Path(folder).parts:
+        raise ConfigError("hydra.sweep.subdir", folder, "must be a folder inside the sweep's")
+    return folder

@@ -47,6 +47,12 @@ def plain_overrides(overrides: ListConfig | Sequence[str]) -> list[str]:
     return [str(o) for o in OmegaConf.to_container(overrides, resolve=False) or ()]
 
 
+def quoted(value: object) -> str:
+    """A value as Hydra's overrides take any text."""
+    text = str(value).replace("'", "\\'")
+    return f"'{text}'"
+
+
 def override_key(override: str) -> str:
     """The dotted name that an override sets."""
     return override.partition("=")[0].lstrip("+~").partition("@")[0]

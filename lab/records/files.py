@@ -8,14 +8,16 @@ import json
 import math
 import os
 from array import array
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lab.config.schema import ConfigError
-from lab.records.rows import METRIC_KEYS, decode, encode, finite, read_jsonl
+from lab.records.rows import METRIC_KEYS, decode, encode, finite
+
+Row = dict[str, Any]
 
 
 class MetricsLost(RuntimeError):  # noqa: N818
@@ -43,24 +45,48 @@ class JsonLinesWriter:
     The file is locked (``flock``) while it is open. The lock ends with the process, however that
     ends, and a worker does not inherit it.
 
-    Attributes:
-        last: the last whole row when the file was opened; a partial line after it is truncated.
+    A file of an earlier run is read through :meth:`recover` before the first ``append``.
 
     Raises:
-        MetricsLost: the file cannot be opened or written.
+        MetricsLost: the file cannot be opened.
         RunBusy: it is open for writing elsewhere.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self._size = path, 0
         try:
             self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
             _lock(self._fd, path)
-            self._size, self.last = _last_line(self._fd)
+        except OSError as error:
+            raise MetricsLost(path, error) from error
+
+    def recover(self, is_own: Callable[[Row, int], bool], begins: bytes) -> Iterator[Row]:
+        """Iterate over the rows in the file, then cut what a kill or a power cut left of one more.
+
+        Arguments:
+            is_own: whether a row, at this line number, is one that this lab wrote.
+            begins: how each of its lines begins.
+
+        Raises:
+            ConfigError: another line is not a row of this lab; the file stays as it is.
+            MetricsLost: the file cannot be read or written.
+        """
+        self._size = 0
+        try:
+            with os.fdopen(os.dup(self._fd), "rb") as file:
+                file.seek(0)
+                for number, line in enumerate(file, 1):
+                    row = decode(line)
+                    if row is None or not is_own(row, number):
+                        if not _is_cut(line + file.read(), begins):
+                            raise _not_a_row(self.path, number, line)
+                        break
+                    self._size += len(line)
+                    yield row
             if os.fstat(self._fd).st_size > self._size:
                 os.ftruncate(self._fd, self._size)
         except OSError as error:
-            raise MetricsLost(path, error) from error
+            raise MetricsLost(self.path, error) from error
 
     def append(self, row: Mapping[str, object]) -> None:
         """Write one line with one system call, so that a kill leaves all of it or none."""
@@ -111,23 +137,40 @@ class RunFiles:
     Opening the folder of an earlier run continues its files: a partial last line is truncated.
 
     Attributes:
+        earlier: the events at opening, in their order.
         last_step: the last step that has a row, 0 before the first.
         last_time: time of the last row or event at opening, in seconds since the run's start.
 
     Raises:
+        ConfigError: a line of theirs is none that this lab wrote; nothing is cut then.
         MetricsLost: a file cannot be opened or written.
         RunBusy: another process is writing them.
     """
 
     def __init__(self, run_dir: Path) -> None:
         self.run_dir = run_dir
+        self._losses = array("d")
         self._metrics = JsonLinesWriter(run_dir / "metrics.jsonl")
-        self._events = JsonLinesWriter(run_dir / "events.jsonl")
-        step = (self._metrics.last or {}).get("step", 0)
-        self.last_step = step if isinstance(step, int) else 0
-        times = [(file.last or {}).get("time") for file in (self._metrics, self._events)]
+        try:
+            self._events = JsonLinesWriter(run_dir / "events.jsonl")
+        except BaseException:
+            self._metrics.close()
+            raise
+        try:
+            self._read_earlier()
+        except BaseException:
+            self.close()
+            raise
+
+    def _read_earlier(self) -> None:
+        self.earlier = list(self._events.recover(_is_event, b'{"event": '))
+        last = self.earlier[-1] if self.earlier else {}
+        times = [last.get("time")]
+        for row in self._metrics.recover(_is_row_of_step, b'{"step": '):
+            self._losses.append(_loss(row))
+            times[1:] = [row.get("time")]
+        self.last_step = len(self._losses)
         self.last_time = max((float(t) for t in times if isinstance(t, int | float)), default=0.0)
-        self._losses = None if self.last_step else array("d")
 
     def row(self, row: Mapping[str, object]) -> Stored:
         """Write the row of the next step; a replayed step keeps its first row.
@@ -144,13 +187,10 @@ class RunFiles:
         self._metrics.append({**{key: row.get(key) for key in METRIC_KEYS}, **row})
         self.last_step = step
         loss = _loss(row)
-        if self._losses is not None:
-            self._losses.append(loss)
+        self._losses.append(loss)
         return Stored(True, loss if math.isfinite(loss) else None)
 
     def _stored_loss(self, step: int) -> float | None:
-        if self._losses is None:  # rows older than this object: read once, when first needed
-            self._losses = array("d", map(_loss, read_jsonl(self._metrics.path)))
         loss = self._losses[step - 1]
         return loss if math.isfinite(loss) else None
 
@@ -230,25 +270,25 @@ def _loss(row: Mapping[str, object]) -> float:
     return float(loss) if isinstance(loss, int | float) else math.nan
 
 
-def _last_line(fd: int) -> tuple[int, dict[str, object] | None]:
-    """Offset of the end of the last whole, valid line, and its row; searched from the end."""
-    end = os.fstat(fd).st_size
-    while end:
-        start = _line_start(fd, end)
-        row = decode(os.pread(fd, end - start, start))
-        if row is not None:
-            return end, row
-        end = start
-    return 0, None
+def _is_row_of_step(row: Row, number: int) -> bool:
+    return type(row.get("step")) is int and row["step"] == number
 
 
-def _line_start(fd: int, end: int, block: int = 4096) -> int:
-    """Offset of the start of the line whose last byte, newline or not, is at ``end - 1``."""
-    at = end - 1
-    while at > 0:
-        low = max(0, at - block)
-        found = os.pread(fd, at - low, low).rfind(b"\n")
-        if found >= 0:
-            return low + found + 1
-        at = low
-    return 0
+def _is_event(row: Row, _: int) -> bool:
+    named = isinstance(row.get("event"), str) and type(row.get("step")) is int
+    return named and isinstance(row.get("environment", {}), dict)
+
+
+def _is_cut(rest: bytes, begins: bytes) -> bool:
+    """Whether a file's last bytes are what is left of one row: its begin, then perhaps zeros."""
+    text = rest.rstrip(b"\n").rstrip(b"\0") if b"\0" in rest else rest
+    return b"\n" not in text and (text.startswith(begins) or begins.startswith(text))
+
+
+def _not_a_row(path: Path, number: int, line: bytes) -> ConfigError:
+    shown = line[:60].decode(errors="replace").rstrip()
+    return ConfigError(
+        "run",
+        f"{path}, line {number}",
+        f"is not a line that this lab wrote: {shown!r}; mend or remove it, or begin a new run",
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import time
 from collections.abc import Iterator
@@ -11,10 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from lab.compose.overrides import run_name
-from lab.config.keys import Config
+from lab.config.keys import Config, dump
 from lab.config.schema import ConfigError
 from lab.machine.machine import Machine
 from lab.machine.probe import probe_machine
+from lab.records.claim import reserve
 from lab.records.digest import sha256_of_file
 from lab.reproduce.compare_records import Records, compare_records
 from lab.reproduce.report import report
@@ -48,11 +48,22 @@ def reproduce(source: Path) -> int:
     config, notes = fit(config, probe_machine())
     if then.config_sha256 not in (None, sha256_of_file(source / "config.yaml")):
         notes.append(f"{relative(source)}/config.yaml was changed since its run began")
-    folder = free_folder(config.name)
+    folder = usual_folder(config.name)
+    try:
+        claimed = reserve(folder, is_new=True).begin_run(dump(config), later=("train.log",))
+    except OSError as error:
+        log.error("cannot write to %s: %s", folder, error.strerror)  # noqa: TRY400
+        return 1
+    folder = claimed.path
     with _logged_in(folder):
-        log.info("reproducing %s in %s", relative(source), folder)
+        log.info("reproducing %s in %s", relative(source), relative(folder))
         code = experiment.run(
-            config, folder, overrides=[], warnings=notes, begun_with=then.environment
+            config,
+            folder,
+            overrides=[],
+            warnings=notes,
+            begun_with=then.environment,
+            claimed=claimed,
         ).exit_code
         if code == 2:
             return 2
@@ -104,19 +115,9 @@ def fit(config: Config, machine: Machine) -> tuple[Config, list[str]]:
     return config, notes
 
 
-def free_folder(name: str) -> Path:
-    """Make a new run's folder with the usual name; one of the same second gets a number."""
-    taken = RUNS / time.strftime("%Y-%m-%d") / f"{time.strftime('%H-%M-%S')}_{run_name(name, [])}"
-    for number in itertools.count(1):
-        folder = taken if number == 1 else taken.with_name(f"{taken.name}_{number}")
-        try:
-            folder.mkdir(parents=True)
-        except FileExistsError:
-            continue
-        except OSError as error:
-            raise ConfigError("run", folder, f"cannot be made: {error.strerror}") from error
-        return folder
-    raise AssertionError
+def usual_folder(name: str) -> Path:
+    """The folder that a run of this name gets if it begins now."""
+    return RUNS / time.strftime("%Y-%m-%d") / f"{time.strftime('%H-%M-%S')}_{run_name(name, [])}"
 
 
 @contextmanager

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lab.config.keys import Config, dump
 from lab.config.schema import ConfigError
+from lab.records.claim import NewFolder, reserve
 from lab.records.files import MetricsLost, RunBusy, read_summary
 from lab.records.origin import MUST_MATCH, Origin
 from lab.supervise.restart import restart_command
@@ -27,29 +27,28 @@ def run(
     warnings: list[str],
     group: str | None = None,
     begun_with: Mapping[str, Any] | None = None,
+    claimed: NewFolder | None = None,
 ) -> Result:
     """Run one experiment in ``run_dir``.
 
     Arguments:
-        run_dir: a new or empty folder; Hydra's own files may be there.
+        run_dir: a new folder, or one that holds no file of a run; Hydra's own may be there.
         overrides: what the user changed, for the tracker.
         warnings: found while composing, one line each.
         group: the sweep that this run is a job of.
         begun_with: the environment of the run that this one reproduces.
+        claimed: ``run_dir``, where the caller has claimed it with this config.
 
     Returns:
         The exit code; a user's mistake or a full disk is logged, not raised.
     """
-    run_dir.mkdir(parents=True, exist_ok=True)
     try:
-        with (run_dir / "config.yaml").open("x", encoding="utf-8") as file:
-            file.write(dump(config))
-    except FileExistsError:
-        log.error("%s already holds a run; choose another folder or `lab resume` it", run_dir)  # noqa: TRY400
+        folder = claimed or reserve(run_dir).begin_run(dump(config))
+    except ConfigError as error:
+        log.error("%s", error)  # noqa: TRY400 - a user's mistake has no traceback
         return Result(2)
     except OSError as error:
         log.error("cannot write to %s: %s", run_dir, error.strerror)  # noqa: TRY400
-        _remove_run(run_dir)
         return Result(1)
     for warning in warnings:
         log.warning("%s", warning)
@@ -59,7 +58,7 @@ def run(
     except ConfigError as error:
         log.error("%s", error)  # noqa: TRY400 - a user's mistake has no traceback
         if group is None and not isinstance(error, RunBusy):
-            _remove_run(run_dir)  # a sweep's job keeps its log, which says why
+            folder.give_back()  # a sweep's job keeps its log, which says why
         return Result(2)
 
 
@@ -99,18 +98,3 @@ def _supervise(
     except MetricsLost as error:
         log.error("%s: the run stops rather than lose rows", error)  # noqa: TRY400
         return Result(1)
-
-
-def _remove_run(run_dir: Path) -> None:
-    """Remove the files of a run that could not start, and the folders that are empty then.
-
-    ``run_dir`` may hold the user's own files, and may be the current folder.
-    """
-    for name in ("config.yaml", "metrics.jsonl", "events.jsonl", "train.log"):
-        (run_dir / name).unlink(missing_ok=True)
-    shutil.rmtree(run_dir / ".hydra", ignore_errors=True)
-    for folder in (run_dir, *list(run_dir.parents)[:3]):
-        try:
-            folder.rmdir()
-        except OSError:
-            return

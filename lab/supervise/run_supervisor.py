@@ -14,7 +14,7 @@ from lab.config.schema import ConfigError
 from lab.protocol import Command, Outcome, RecordKind
 from lab.records.files import RunFiles
 from lab.records.origin import Origin, check_environment
-from lab.records.rows import metric_gb, read_jsonl
+from lab.records.rows import metric_gb
 from lab.supervise.budget import Budget
 from lab.supervise.finalize import finalize
 from lab.supervise.recorder import RunRecorder
@@ -35,7 +35,8 @@ class RunSupervisor:
         begun_with: the environment of a run that this one reproduces; empty for any other.
 
     Raises:
-        MetricsLost: the run's files cannot be opened or written.
+        ConfigError: the run's files hold a line that this lab did not write.
+        MetricsLost: they cannot be opened or written.
         RunBusy: another process has this run.
     """
 
@@ -51,10 +52,9 @@ class RunSupervisor:
         self._config, self._run_dir, self._origin = config, run_dir, origin
         self._overrides = overrides or []
         files = RunFiles(run_dir)  # locks them: from here on nobody else adds an event
-        earlier = list(read_jsonl(run_dir / "events.jsonl"))
-        self._recorder = RunRecorder(files, repeated_events(earlier))
-        self._is_resumed = bool(earlier)
-        workers = [e for e in earlier if e["event"] == "worker_started"]
+        self._recorder = RunRecorder(files, repeated_events(files.earlier))
+        self._is_resumed = bool(files.earlier)
+        workers = [e for e in files.earlier if e["event"] == "worker_started"]
         self._generation = len(workers)
         self._first_environment = workers[0].get("environment", {}) if workers else begun_with or {}
         can_reload = config.checkpoint.enabled and config.trainer == "lab"

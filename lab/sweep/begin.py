@@ -7,11 +7,10 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from lab.compose.check import check_folder, check_jobs
-from lab.config.schema import ConfigError
+from lab.compose.check import check_jobs, claim_folder
 from lab.machine.interpreter import environment_with_lab
 from lab.sweep import plan
-from lab.sweep.index import SweepIndex
+from lab.sweep.index import INDEX_FILE
 from lab.sweep.lease import SweepLease
 from lab.sweep.local_ray import set_init_defaults
 
@@ -26,6 +25,7 @@ def begin_sweep(config: DictConfig, *, resuming: bool) -> SweepLease:
     Raises:
         ConfigError, SweepError: a job is impossible, the folder is taken or cannot be written, or
             the sweep runs in another process.
+        OSError: the disk has no room.
     """
     folder = Path(config.hydra.sweep.dir)
     plan.prefer_command_line(config)
@@ -34,17 +34,13 @@ def begin_sweep(config: DictConfig, *, resuming: bool) -> SweepLease:
     index = plan.plan_index(config)
     if resuming:
         plan.check_jobs_unchanged(folder, index)
-    else:
-        check_folder("hydra.sweep.dir", config.hydra.sweep.dir, "sweep.json", "*/config.yaml")
-    check_jobs(config, plan.jobs(config), index.side_by_side)
+    subfolders = check_jobs(config, plan.jobs(config), index.side_by_side)
     if not resuming:
-        _write(index, folder)
+        if plan.sweeps_a_grid(config):
+            plan.check_distinct(subfolders)
+        new = claim_folder(config, "sweep")
+        plan.check_jobs_free(config, new.path, subfolders)
+        new.create(INDEX_FILE, index.text())
+        folder = new.path
     os.environ.update(environment_with_lab())  # inherited by a launcher's own processes
     return SweepLease(folder)
-
-
-def _write(index: SweepIndex, folder: Path) -> None:
-    try:
-        index.write(folder)
-    except OSError as error:
-        raise ConfigError("hydra.sweep.dir", folder, f"{error.strerror}") from error

@@ -19,6 +19,7 @@ from lab.config.schema import ConfigError, from_dict
 from lab.records.files import RunBusy, check_idle, read_summary
 
 SWEEP_VERSION = 1
+CONFIG_NAME = "config"
 INDEX_FILE, JOB_FILE = "sweep.json", "job.json"
 START_SECONDS = 10.0  # within them a job that has no files open yet counts as running
 # Hydra's own settings that the index keeps and a resumed sweep uses again. No others: an index may
@@ -30,7 +31,7 @@ RESUMED_SETTINGS = (
     *("hydra.launcher.cpus_per_task", "hydra.launcher.gpus_per_node", "hydra.launcher.mem_gb"),
     *("hydra.launcher.partition", "hydra.launcher.account", "hydra.launcher.qos"),
     *("hydra.launcher.ray.init.num_cpus", "hydra.launcher.ray.remote.num_cpus"),
-    "hydra.launcher.ray.remote.num_gpus",
+    *("hydra.launcher.ray.remote.num_gpus", "hydra.job.chdir"),
 )
 
 
@@ -46,6 +47,12 @@ class SweepIndex:
         jobs: the overrides of each job; empty where the sweeper chooses them as it goes.
         side_by_side: how many jobs share the machine at a time.
         host: of the process that ran the sweep.
+        subdir: ``hydra.sweep.subdir`` with ``{key}`` for an interpolation; None is Hydra's own, in
+            an index from before it was kept. As the next three, it is used again by
+            :mod:`lab.sweep.restore`, where it is harmless.
+        config_name: ``--config-name``.
+        config_dir: ``--config-dir``, relative to the sweep's folder.
+        searchpath: ``hydra.searchpath``; folders are relative to the sweep's.
     """
 
     version: int
@@ -55,6 +62,10 @@ class SweepIndex:
     jobs: tuple[tuple[str, ...], ...]
     side_by_side: int
     host: str
+    subdir: str | None = None
+    config_name: str = CONFIG_NAME
+    config_dir: str | None = None
+    searchpath: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -86,10 +97,8 @@ class SweepIndex:
                 raise ConfigError(str(folder / INDEX_FILE), override, "is not taken from a file")
         return list(self.overrides)
 
-    def write(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / INDEX_FILE).open("x", encoding="utf-8") as file:
-            json.dump(asdict(self), file, indent=1)
+    def text(self) -> str:
+        return json.dumps(asdict(self), indent=1)
 
 
 def _is_harmless(override: str) -> bool:
@@ -100,6 +109,8 @@ def _is_harmless(override: str) -> bool:
     is_group = (CONF / key.lstrip("+~")).is_dir() and "hydra" not in key
     if is_group or key.lstrip("+") in RESUMED_SETTINGS:
         return re.fullmatch(r"[\w,() -]*|\d*\.\d+", value) is not None  # no other folder, no code
+    if "." not in key and ".." in value:
+        return False  # perhaps a group of another folder of configs, and an option outside it
     return re.fullmatch(r"[+~]{0,2}(?!hydra\b)[\w.]+", key) is not None and "${" not in value
 
 

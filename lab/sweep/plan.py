@@ -15,10 +15,13 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from lab.compose.check import hydras_files
 from lab.compose.overrides import override_key, plain_overrides
 from lab.config.keys import Config
 from lab.config.schema import ConfigError
+from lab.records.claim import LAB_FILES, check_free
 from lab.sweep.index import RESUMED_SETTINGS, SWEEP_VERSION, SweepIndex, this_host
+from lab.sweep.restore import saved_settings
 
 TRIALS_AT_ONCE = 2  # where the launcher would start any number of jobs
 OPTUNA_N_JOBS = 2  # as the plugin ships it: nobody chose it
@@ -66,6 +69,7 @@ def plan_index(config: DictConfig) -> SweepIndex:
         jobs=tuple(map(tuple, known)) if resumable and sweeps_a_grid(config) else (),
         side_by_side=side_by_side(config, len(known)),
         host=this_host(),
+        **saved_settings(config),
     )
 
 
@@ -77,6 +81,37 @@ def check_jobs_unchanged(folder: Path, index: SweepIndex) -> None:
     """
     if SweepIndex.read(folder).jobs != index.jobs:
         raise ConfigError("sweep", folder, "would have other jobs now than when it was begun")
+
+
+def check_distinct(subfolders: Sequence[str]) -> None:
+    """Check that each job of a grid has a folder of its own, given relative to the sweep's.
+
+    Raises:
+        ConfigError: two have the same.
+    """
+    for number, name in enumerate(subfolders):
+        if (first := subfolders.index(name)) < number:
+            raise ConfigError(
+                "hydra.sweep.subdir",
+                name,
+                f"is the folder of job {first} and of job {number}; each needs one of its own",
+            )
+
+
+def check_jobs_free(config: DictConfig, folder: Path, subfolders: Sequence[str]) -> None:
+    """Check that no job's folder in that of a new sweep holds a file of this lab's names.
+
+    Arguments:
+        folder: the sweep's.
+        subfolders: the jobs', relative to it.
+
+    Raises:
+        ConfigError: one does.
+    """
+    runs = {path.parent for path in folder.glob("*/config.yaml")}
+    names = (*LAB_FILES, *hydras_files(config))
+    for path in sorted(runs | {folder / name for name in subfolders}):
+        check_free(path, names, key="hydra.sweep.dir")
 
 
 def jobs(config: DictConfig) -> list[list[str]]:

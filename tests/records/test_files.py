@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from lab.config.schema import ConfigError
 from lab.records.files import MetricsLost, RunFiles
 from lab.records.rows import METRIC_KEYS, metric_gb, read_jsonl
 from tests.tracked import make_row
@@ -72,6 +73,52 @@ def test_a_last_line_of_garbage_is_cut(tmp_path):
     path.write_bytes(b'{"step": 1, "loss": 2.5}\n' + b"\0" * 9000 + b"\n")
     assert RunFiles(tmp_path).last_step == 1
     assert path.read_bytes() == b'{"step": 1, "loss": 2.5}\n'
+
+
+WHOLE = {
+    "metrics.jsonl": b'{"step": 1, "loss": 2.5, "time": 1.0}\n',
+    "events.jsonl": b'{"event": "run_started", "step": 0, "time": 0.0}\n',
+}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        (1, b"name,value\n"),
+        (1, b"a text of somebody else's without an end of line"),
+        (1, b'{"a": 1}\n'),
+        (1, b"[1]\n{own}"),
+        (2, b'{own}{"event": "rel\n'),
+        (2, b'{own}{"step": 2, "lo\n{own}'),
+        (2, b"{own}somebody's"),
+        (2, b"{own}\n"),
+        (2, b'{own}{"event": 3, "step": 3, "time": 1}\n'),
+        (2, b"{own}" + b"\0" * 90 + b"\n{own}"),
+    ],
+)
+def test_a_line_that_is_not_the_labs_is_named_and_stays(tmp_path, name, line, text):
+    path = tmp_path / name
+    before = text.replace(b"{own}", WHOLE[name])
+    path.write_bytes(before)
+    with pytest.raises(ConfigError, match=rf"{name}, line {line}: is not a line that this lab"):
+        RunFiles(tmp_path)
+    assert path.read_bytes() == before
+    path.write_bytes(WHOLE[name])
+    RunFiles(tmp_path).close()  # the refusal has left no lock
+
+
+@pytest.mark.parametrize("name", WHOLE)
+@given(data=st.data())
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_what_a_kill_or_a_power_cut_leaves_of_a_line_is_cut(tmp_path_factory, name, data):
+    whole = WHOLE[name]
+    part = data.draw(st.integers(0, len(whole) - 1))
+    zeros = data.draw(st.integers(0, 5000))
+    path = tmp_path_factory.mktemp("run") / name
+    path.write_bytes(whole + whole[:part] + bytes(zeros))
+    RunFiles(path.parent).close()
+    assert path.read_bytes() == whole
 
 
 def test_events_are_rows_with_nonfinite_values_null_at_any_depth(tmp_path):

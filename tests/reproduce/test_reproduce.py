@@ -364,13 +364,8 @@ def test_a_config_of_a_larger_machine_runs_within_this_ones_budget() -> None:
     assert fit(fitted, machine(memory=256))[0] == fitted
 
 
-def test_reproductions_of_one_second_have_folders_of_their_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_reproductions_have_the_usual_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from lab.reproduce import reproduce as module
 
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(module.time, "strftime", lambda form: form.replace("%", ""))
-    folders = [module.free_folder("../../a b") for _ in range(3)]
-    assert [f.name for f in folders] == ["H-M-S_a-b", "H-M-S_a-b_2", "H-M-S_a-b_3"]
-    assert all(f.parent == Path("outputs/runs/Y-m-d") and f.is_dir() for f in folders)
+    assert module.usual_folder("../../a b") == Path("outputs/runs/Y-m-d/H-M-S_a-b")

@@ -86,6 +86,7 @@ HARMS = {
     "half a last row": lambda run: os.truncate(
         run.folder / "metrics.jsonl", (run.folder / "metrics.jsonl").stat().st_size - 20
     ),
+    "half a last event": lambda run: append(run.folder / "events.jsonl", '{"event": "chec'),
     "no checkpoint at all": lambda run: shutil.rmtree(run.folder / "checkpoints"),
 }
 
@@ -227,6 +228,11 @@ def edit(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new))
 
 
+def append(path: Path, text: str) -> None:
+    with path.open("a") as file:
+        file.write(text)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -237,6 +243,11 @@ def edit(path: Path, old: str, new: str) -> None:
         (lambda f: (f / "config.yaml").write_bytes(b"\x80\x04K"), "cannot be read"),
         (lambda f: (f / "summary.json").write_text("[]"), "summary.json"),
         (lambda f: edit(f / "events.jsonl", '"run_id": "', '"run_id": "../'), "does not begin"),
+        (lambda f: append(f / "events.jsonl", '{"event": "reload", "st\n'), r"events.jsonl, line "),
+        (lambda f: append(f / "events.jsonl", '{"a": 1}\n'), r"events.jsonl, line "),
+        (lambda f: append(f / "metrics.jsonl", "somebody's"), r"metrics.jsonl, line "),
+        (lambda f: (f / "metrics.jsonl").write_text("step,loss\n1,2\n"), "line 1"),
+        (lambda f: (f / "events.jsonl").write_text("a diary"), "line 1"),
     ],
 )
 def test_a_folder_that_is_not_as_it_was_left_is_refused(cut: Run, change, message: str) -> None:

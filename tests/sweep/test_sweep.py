@@ -237,8 +237,13 @@ def index(tmp_path: Path) -> SweepIndex:
         side_by_side=1,
         host="here",
     )
-    made.write(tmp_path / "sweep")
+    write(made, tmp_path / "sweep")
     return made
+
+
+def write(index: SweepIndex, folder: Path) -> None:
+    folder.mkdir()
+    (folder / "sweep.json").write_text(index.text())
 
 
 def refusal(folder: Path, *overrides: str, monkeypatch: pytest.MonkeyPatch, capsys) -> str:
@@ -269,7 +274,7 @@ def test_an_index_that_may_be_hostile_names_no_code(
     index: SweepIndex, tmp_path: Path, monkeypatch, capsys, change: dict, line: str
 ) -> None:
     shutil.rmtree(tmp_path / "sweep")
-    replace(index, **change).write(tmp_path / "sweep")
+    write(replace(index, **change), tmp_path / "sweep")
     assert line in refusal(tmp_path / "sweep", monkeypatch=monkeypatch, capsys=capsys)
 
 

@@ -66,7 +66,7 @@ def test_a_view_that_cannot_be_saved_costs_one_line(
     index = SweepIndex(
         version=1, overrides=(), resumable=True, swept=(), jobs=(), side_by_side=1, host=""
     )
-    index.write(tmp_path)
+    (tmp_path / "sweep.json").write_text(index.text())
     assert view_of(tmp_path) == "not saved in W&B: the sweep has no run"
     Job(number=0, overrides=()).write(tmp_path / "0")
     (tmp_path / "0" / "config.yaml").write_text(dump(base_config()))
