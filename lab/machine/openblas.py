@@ -70,7 +70,7 @@ def prepare(source: Path, patchelf: Path, out: Path) -> None:
             subprocess.run(command, check=True, capture_output=True, text=True)
             _ = ctypes.CDLL(str(copy)).cblas_sgemm
         except subprocess.CalledProcessError as error:
-            raise OpenBlasError(f"patchelf: {error.stderr.strip()}") from error
+            raise OpenBlasError(error.stderr.strip() or str(error)) from error
         except AttributeError as error:
             raise OpenBlasError(f"{source.name} holds no CBLAS") from error
         copy.replace(out)
