@@ -7,6 +7,7 @@ at a time.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from lab.config.keys import Data, Train
@@ -16,6 +17,8 @@ from lab.data.sources import Source, open_source
 from lab.data.split import IdLimit, Samples
 from lab.data.token_index import Progress, TokenIndex, open_token_index
 from lab.data.tokenizer import Tokenizer, load_tokenizer
+from lab.data.tokenizer_files import tokenizer_fingerprint
+from lab.records.digest import kept_sha256
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,7 @@ class OpenData:
         train_samples, val_samples: their samples, for a trainer with batches of its own.
         train_tokens, val_tokens: token index of the file that each split is of.
         fingerprint: hash of the files' content, independent of their paths.
+        tokenizer_fingerprint: hash of what decides the tokens of a text.
         notes: lines to print for the user.
     """
 
@@ -38,6 +42,7 @@ class OpenData:
     train_tokens: TokenIndex
     val_tokens: TokenIndex
     fingerprint: str
+    tokenizer_fingerprint: str
     notes: tuple[str, ...]
 
     def check_ids(self, limit: IdLimit) -> None:
@@ -122,6 +127,9 @@ def open_data(
         train_tokens=train_tokens,
         val_tokens=val_tokens,
         fingerprint=source.fingerprint,
+        tokenizer_fingerprint=tokenizer_fingerprint(
+            tokenizer_folder, partial(kept_sha256, cache_dir, progress)
+        ),
         notes=_notes(train, source, tokenizer),
     )
 

@@ -6,6 +6,7 @@ import logging
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from lab.config.keys import Config
 from lab.config.units import GB
 from lab.machine.interpreter import environment_with_lab
 from lab.records.summary import SUMMARY_VERSION, summarise
+from lab.supervise.identity import lab_identity
 from lab.supervise.recorder import RunRecorder
 from lab.tracking.folders import outputs_of, wandb_folder
 
@@ -106,20 +108,17 @@ def _draw_memory(run_dir: Path) -> None:
 
 
 def _supervisor_environment() -> dict[str, object]:
-    """What the worker cannot know: Hydra's version, the machine's memory in GB, the git commit."""
-    from importlib.metadata import version
+    """What the worker cannot know; null where this machine does not say.
 
-    from lab.machine.probe import probe_machine
+    A finished run must not lose its summary for one of these.
+    """
+    from importlib.metadata import PackageNotFoundError, version
 
-    git = subprocess.run(
-        ["git", "rev-parse", "HEAD"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return {
-        "hydra": version("hydra-core"),
-        "machine_memory_gb": probe_machine().memory_bytes / GB,
-        "git_commit": git.stdout.strip() or None,
-    }
+    from lab.machine.probe import ProbeError, probe_machine
+
+    memory_gb = hydra = None
+    with suppress(ProbeError, OSError):
+        memory_gb = probe_machine().memory_bytes / GB
+    with suppress(PackageNotFoundError):
+        hydra = version("hydra-core")
+    return {**lab_identity(), "hydra": hydra, "machine_memory_gb": memory_gb}

@@ -17,6 +17,7 @@ from lab.records.origin import Origin, check_environment
 from lab.records.rows import metric_gb, read_jsonl
 from lab.supervise.budget import Budget
 from lab.supervise.finalize import finalize
+from lab.supervise.identity import lab_identity
 from lab.supervise.recorder import RunRecorder
 from lab.supervise.replay import loss_rtol, repeated_events
 from lab.supervise.signals import StopSignals
@@ -150,6 +151,7 @@ class RunSupervisor:
         signals.forward_to(worker)
         try:
             worker.send(Command.GO, self._recorder.last_step)
+            lab_identity()  # asks git once, while the first worker imports
             for record in worker.records(self._config.worker.timeout_s):
                 if record is not None:
                     self._handle(record, worker)
@@ -200,7 +202,7 @@ class RunSupervisor:
         Raises:
             ConfigError: data or model are not those that the run was begun with.
         """
-        environment, step = record["environment"], record["step"]
+        environment, step = {**lab_identity(), **record["environment"]}, record["step"]
         is_first = not self._environment
         if is_first:
             for line in check_environment(self._first_environment, environment):

@@ -8,6 +8,7 @@ import importlib.machinery
 import importlib.util
 import json
 import sys
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
@@ -19,6 +20,7 @@ import mlx.nn as nn
 from lab.config.keys import Model
 from lab.config.schema import ConfigError
 from lab.config.units import MB
+from lab.records.digest import sha256_of_file
 
 END_BYTES = MB
 
@@ -81,7 +83,7 @@ def folder_of(model: Model) -> Path | None:
 def fingerprint(folder: Path) -> str:
     """SHA-256 over a model's files, in hex: names, sizes, and the first and last ``END_BYTES``.
 
-    Hashing the weights whole would take as long as loading the model.
+    Runs begun before :func:`weights_fingerprint` are known by it alone.
     """
     digest = hashlib.sha256()
     for path in sorted((*folder.glob("*.json"), *folder.glob("model*.safetensors"))):
@@ -91,6 +93,18 @@ def fingerprint(folder: Path) -> str:
             digest.update(file.read(END_BYTES))
             file.seek(max(size - END_BYTES, END_BYTES))
             digest.update(file.read())
+    return digest.hexdigest()
+
+
+def weights_fingerprint(folder: Path, digest_of: Callable[[Path], str] = sha256_of_file) -> str:
+    """SHA-256 over the whole of a model's weights, in hex: the name and content of each file.
+
+    Arguments:
+        digest_of: SHA-256 of one file's content, in hex.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("model*.safetensors")):
+        digest.update(f"{path.name} {digest_of(path)}\n".encode())
     return digest.hexdigest()
 
 
