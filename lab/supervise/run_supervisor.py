@@ -147,7 +147,10 @@ class RunSupervisor:
 
     def _run_worker(self, signals: StopSignals) -> WorkerExit:
         self._error = {}
-        worker, self._standby = self._standby or self._start_worker(self._generation), None
+        try:
+            worker, self._standby = self._standby or self._start_worker(self._generation), None
+        except OSError as error:  # no process or no memory left for one: as if it had died
+            return WorkerExit(Outcome.FAILED, f"it could not be started: {error}")
         signals.forward_to(worker)
         try:
             worker.send(Command.GO, self._recorder.last_step)
@@ -163,6 +166,14 @@ class RunSupervisor:
             raise
         finally:
             signals.forward_to(None)
+
+    def _start_standby(self) -> None:
+        """Start the next worker while this one saves; if that fails, it is started after it."""
+        if self._standby is None:
+            try:
+                self._standby = self._start_worker(self._generation + 1)
+            except OSError as error:
+                log.warning("the next worker could not be started yet: %s", error)
 
     def _start_worker(self, generation: int) -> WorkerProcess:
         return WorkerProcess(
@@ -184,7 +195,7 @@ class RunSupervisor:
                 self._recorder.files.fsync()
                 worker.send(Command.COMMITTED, record["step"])
             case RecordKind.LEAVING:
-                self._standby = self._standby or self._start_worker(self._generation + 1)
+                self._start_standby()
             case RecordKind.PROGRESS:
                 log.info("%s", record["text"])
             case RecordKind.WARNING:

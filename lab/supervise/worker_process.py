@@ -11,6 +11,7 @@ import selectors
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -79,6 +80,9 @@ class WorkerProcess:
                 env=_environment(config),
                 start_new_session=True,  # Ctrl-C reaches only the supervisor, which sends `stop`
             )
+        except BaseException:
+            os.close(self._records)
+            raise
         finally:
             os.close(write_end)
         self._write_line(json.dumps(to_dict(config)))
@@ -152,10 +156,19 @@ class WorkerProcess:
 
 
 def cache_folder() -> Path:
-    """Where the data index is kept between runs: the user's cache, or ``LAB_CACHE_DIR``."""
-    given = os.environ.get("LAB_CACHE_DIR")
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(given) if given else Path(base) / "mlx-memory-lab"
+    """Where what is made once is kept between runs: the user's cache, or ``LAB_CACHE_DIR``.
+
+    Without a home folder, or with one that cannot be written, it is a folder of this user among the
+    system's temporary ones.
+    """
+    if given := os.environ.get("LAB_CACHE_DIR"):
+        return Path(given)
+    with suppress(OSError, RuntimeError):  # RuntimeError: nobody knows this user's home
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        folder = Path(base) / "mlx-memory-lab"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+    return Path(tempfile.gettempdir()) / f"mlx-memory-lab-{os.getuid()}"
 
 
 def _environment(config: Config) -> dict[str, str]:

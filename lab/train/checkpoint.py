@@ -82,7 +82,8 @@ def save(
         OSError: the disk is full or the folder not writable; what was there stays.
     """
     final = folder / f"step_{snapshot.step}"
-    temporary = folder / f".step_{snapshot.step}.{os.getpid()}.tmp"
+    # Not named by the process: in a container each start may have the number of a killed one.
+    temporary = folder / f".step_{snapshot.step}.{os.urandom(6).hex()}.tmp"
     try:
         temporary.mkdir(parents=True)
         files = _save_files(temporary, snapshot.states, adapter_config)
