@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -24,7 +24,7 @@ from typing import Any
 from lab.config.schema import ConfigError
 from lab.config.units import MB
 from lab.data import columns
-from lab.data.index import JsonLinesReader
+from lab.data.index import JsonLinesReader, Progress
 from lab.data.split import Samples, Split
 from lab.data.tokenizer import load_tokenizer
 from lab.data.tokenizer_files import tokenizer_fingerprint, tokenizers_version
@@ -36,8 +36,6 @@ WHOLE_BYTES = 20 * MB  # of larger files only SAMPLED samples are tokenised befo
 SAMPLED = 2000
 PROGRESS_SECONDS = 1.0
 _TYPES = {"lengths": "i", "prompts": "i", "highest": "i"}  # type codes of array.array
-
-Progress = Callable[[str], None]  # gets a line that says how far it is
 
 
 @dataclass(frozen=True)

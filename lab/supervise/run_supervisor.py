@@ -27,6 +27,8 @@ from lab.tracking.folders import outputs_of
 
 log = logging.getLogger("lab")
 
+STOP_GRACE_S = 2.0  # for a worker that starts when the run is stopped to do its step and save
+
 
 class RunSupervisor:
     """One attempt at a run, from its start or from where an earlier attempt was cut off.
@@ -76,7 +78,7 @@ class RunSupervisor:
         try:
             with StopSignals() as signals:
                 end = self._run_workers(signals)
-                return self._finish(end.outcome, signals.exit_code)
+                return self._finish(end, signals.exit_code)
         finally:
             if self._standby is not None:
                 _discard(self._standby)
@@ -103,7 +105,9 @@ class RunSupervisor:
                 self._refuse_config()
             if end.outcome is Outcome.FAILED:
                 text = self._error.get("text")
-                self._recorder.event("worker_died", step, cause=end.cause, error=text)
+                self._recorder.event(
+                    "worker_died", step, cause=end.cause, error=text, stderr=end.stderr or None
+                )
                 log.debug("%s", self._error.get("trace", ""))
             if signals.received or not restarts.restarts_after(end):
                 return end
@@ -117,19 +121,20 @@ class RunSupervisor:
             raise error
         self._error = {"text": str(error)}
 
-    def _finish(self, outcome: Outcome, signal_exit_code: int | None) -> Result:
+    def _finish(self, end: WorkerExit, signal_exit_code: int | None) -> Result:
         exhausted = self._budget.exhausted
         exit_code, state = verdict(
-            outcome,
+            end.outcome,
             signal_exit_code=signal_exit_code,
             over_budget=exhausted,
             replay_differs=self._recorder.replay_differs,
         )
         error = error_text(
-            outcome,
+            end.outcome,
             self._error,
             over_budget_gb=self._config.memory.budget_gb if exhausted else None,
             last_step=self._recorder.last_step,
+            cause=end.cause,
         )
         finalize(
             self._config,
@@ -155,12 +160,17 @@ class RunSupervisor:
         try:
             worker.send(Command.GO, self._recorder.last_step)
             lab_identity()  # asks git once, while the first worker imports
-            for record in worker.records(self._config.worker.timeout_s):
+            limits = self._config.worker
+            for record in worker.records(limits.timeout_s, limits.start_timeout_s):
+                if not worker.is_ready and time.monotonic() - signals.received_at > STOP_GRACE_S:
+                    worker.kill()  # it downloads, indexes or loads: there is nothing to save
                 if record is not None:
                     self._handle(record, worker)
                 elif self._budget_metric == "process":
                     self._keep_budget(worker, worker.memory_gb(), after_step=False)
-            return worker.close()
+            end = worker.close()
+            stopped = signals.received and not worker.is_ready and end.outcome is Outcome.FAILED
+            return WorkerExit(Outcome.STOPPED) if stopped else end
         except BaseException:
             _discard(worker)
             raise

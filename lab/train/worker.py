@@ -123,14 +123,15 @@ def _work(config: Config, arguments: argparse.Namespace, channel: Channel) -> Ou
 
 
 def _open_context(config: Config, cache: Path, channel: Channel) -> TrainingContext:
-    folder = model_files.folder_of(config.model)
+    progress = _progress_to(channel)
+    folder = model_files.folder_of(config.model, progress)
     data = open_data(
         config.data,
         config.train,
         config.seed,
         tokenizer_folder=folder,
         cache_dir=cache,
-        progress=_progress_to(channel),
+        progress=progress,
     )
     held_out = data.val if config.trainer == "lab" else None
     count = min(config.train.val_batches, len(held_out)) if held_out else 0
