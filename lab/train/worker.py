@@ -86,14 +86,14 @@ def _work(config: Config, arguments: argparse.Namespace, channel: Channel) -> Ou
         mlx_lm_trainer.import_mlx_lm()
     else:
         memory.set_limits(config.memory)
-    context = _open_context(config, arguments.cache, channel)
+    context = _open_context(config, arguments, channel)
     fingerprints = _fingerprints(context, arguments.cache, channel)
     reporter = Reporter(
         config,
         channel,
         checkpoints=arguments.checkpoints,
         generation=arguments.generation,
-        clock=lambda: time.monotonic() - arguments.started,
+        clock=context.clock,
     )
     # Building the model takes memory, which the worker before this one must have freed.
     resume_from = channel.wait_for_go()
@@ -122,7 +122,9 @@ def _work(config: Config, arguments: argparse.Namespace, channel: Channel) -> Ou
     return outcome
 
 
-def _open_context(config: Config, cache: Path, channel: Channel) -> TrainingContext:
+def _open_context(
+    config: Config, arguments: argparse.Namespace, channel: Channel
+) -> TrainingContext:
     progress = _progress_to(channel)
     folder = model_files.folder_of(config.model, progress)
     data = open_data(
@@ -130,7 +132,7 @@ def _open_context(config: Config, cache: Path, channel: Channel) -> TrainingCont
         config.train,
         config.seed,
         tokenizer_folder=folder,
-        cache_dir=cache,
+        cache_dir=arguments.cache,
         progress=progress,
     )
     held_out = data.val if config.trainer == "lab" else None
@@ -141,6 +143,7 @@ def _open_context(config: Config, cache: Path, channel: Channel) -> TrainingCont
         validation=tuple(held_out.batch(index) for index in range(count)) if held_out else (),
         folder=folder,
         vocab_size=data.train_samples.tokenizer.vocab_size,
+        clock=lambda: time.monotonic() - arguments.started,
     )
 
 
