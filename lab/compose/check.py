@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from omegaconf import DictConfig
 from lab.compose.config import compose_config
 from lab.compose.errors import USER_ERRORS, SweepError, explain
 from lab.compose.overrides import plain_overrides
+from lab.compose.tracker import check_wandb
 from lab.config.schema import ConfigError
 
 
@@ -20,7 +22,8 @@ def check_run(config: DictConfig) -> None:
     Raises:
         ConfigError, OmegaConfBaseException: a value is impossible, or the folder is taken.
     """
-    compose_config(config, plain_overrides(config.hydra.overrides.task))
+    composed, _ = compose_config(config, plain_overrides(config.hydra.overrides.task))
+    check_wandb(composed, os.environ)
     check_folder("hydra.run.dir", config.hydra.run.dir, "config.yaml")
 
 
@@ -47,11 +50,13 @@ def check_jobs(config: DictConfig, jobs: Sequence[list[str]], side_by_side: int)
     Raises:
         SweepError: a job is impossible; the text names it.
     """
+    group = Path(config.hydra.sweep.dir).name
     loader = GlobalHydra.instance().config_loader()
     for number, overrides in enumerate(jobs):
         try:
             job = loader.load_sweep_config(config, overrides)
-            compose_config(job, overrides, side_by_side=side_by_side)
+            composed, _ = compose_config(job, overrides, side_by_side=side_by_side)
+            check_wandb(composed, os.environ, group=group)
         except USER_ERRORS as error:
             _, line = explain(error, overrides)
             raise SweepError(f"job {number} ({' '.join(overrides)}): {line}") from error

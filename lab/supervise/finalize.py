@@ -16,6 +16,7 @@ from lab.machine.interpreter import environment_with_lab
 from lab.records.summary import SUMMARY_VERSION, summarise
 from lab.supervise.identity import lab_identity
 from lab.supervise.recorder import RunRecorder
+from lab.tracking.closing import command, relative
 from lab.tracking.folders import outputs_of, wandb_folder
 
 log = logging.getLogger("lab")
@@ -58,6 +59,8 @@ def finalize(
     recorder.files.close()
     if problems and config.tracker.mode == "offline":
         problems += [_rebuild_wandb(run_dir)]
+    elif problems:
+        problems += [f"to send it to W&B later: {command('lab', 'sync', relative(run_dir))}"]
     for line in (*_data_notes(config, ended), *problems):
         log.warning("%s", line)
     _print_summary(config, run_dir, summary, error)
@@ -67,17 +70,17 @@ def finalize(
 
 def _rebuild_wandb(run_dir: Path) -> str:
     """Write the offline W&B run again from the files, in a process where W&B has not failed."""
-    command = [sys.executable, "-m", "lab.cli", "sync", "--offline", str(run_dir)]
+    sync = [sys.executable, "-m", "lab.cli", "sync", "--offline", str(run_dir)]
     try:
         subprocess.run(
-            command,
+            sync,
             check=True,
             capture_output=True,
             timeout=REBUILD_SECONDS,
             env=environment_with_lab(),
         )
     except (OSError, subprocess.SubprocessError):
-        return f"its offline run is not whole; later: lab sync {run_dir}"
+        return f"its offline run is not whole; later: {command('lab', 'sync', relative(run_dir))}"
     return "its offline run was made again from the files, and is whole"
 
 
