@@ -23,6 +23,7 @@ STEPS, LONGEST_S, MAX_ATTEMPTS = 24, 120, 20
 COMMON = (
     f"train.steps={STEPS}", "train.batch_size=2", "train.max_seq_length=64",
     "train.val_interval_steps=0", "checkpoint.interval_steps=5", "worker.timeout_s=8",
+    "worker.start_timeout_s=30",
     "worker.max_restarts=8",
 )  # fmt: skip
 VARIANTS = {

@@ -27,6 +27,7 @@ from lab.compose.config import compose_config
 from lab.compose.errors import explain
 from lab.compose.overrides import plain_overrides, quoted
 from lab.compose.profiles import CONF
+from lab.compose.tracker import check_wandb
 from lab.config.keys import Config, dump
 from lab.records.claim import NewFolder, reserve
 
@@ -92,6 +93,7 @@ def _or_exit(check: Callable[[DictConfig], None], config: DictConfig) -> None:
 
 def _check_run(config: DictConfig) -> None:
     checked, warnings = compose_config(config, plain_overrides(config.hydra.overrides.task))
+    check_wandb(checked, os.environ)
     folder = claim_folder(config, "run").begin_run(dump(checked), later=hydras_files(config))
     _state.checked = CheckedRun(checked, warnings, folder)
 

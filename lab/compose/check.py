@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from lab.compose.config import compose_config
 from lab.compose.errors import USER_ERRORS, SweepError, explain
 from lab.compose.overrides import quoted
+from lab.compose.tracker import check_wandb
 from lab.config.schema import ConfigError
 from lab.records.claim import LAB_FILES, NewFolder, reserve
 
@@ -60,12 +61,14 @@ def check_jobs(config: DictConfig, jobs: Sequence[list[str]], side_by_side: int)
     Raises:
         SweepError: a job is impossible; the text names it.
     """
+    group = Path(config.hydra.sweep.dir).name
     loader = GlobalHydra.instance().config_loader()
     folders = []
     for number, overrides in enumerate(jobs):
         try:
             job = loader.load_sweep_config(config, overrides)
-            compose_config(job, overrides, side_by_side=side_by_side)
+            composed, _ = compose_config(job, overrides, side_by_side=side_by_side)
+            check_wandb(composed, os.environ, group=group)
             folders.append(_subfolder(job, number))
         except USER_ERRORS as error:
             _, line = explain(error, overrides)

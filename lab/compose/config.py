@@ -18,6 +18,7 @@ from lab.compose.auto import fill_auto
 from lab.compose.idle import idle_settings
 from lab.compose.overrides import override_key, run_name
 from lab.compose.resolvers import register
+from lab.compose.tracker import apply_wandb_environment, check_tracker
 from lab.config.keys import CONFIG_VERSION, TIERS, Config
 from lab.config.schema import ConfigError, draft, from_dict
 from lab.machine.machine import Machine
@@ -63,10 +64,12 @@ def compose_config(
     raw["version"] = CONFIG_VERSION
     raw["name"] = run_name(raw["name"], overrides if named_by is None else named_by)
     values = draft(Config, raw)
-    apply_wandb_environment(values["tracker"], given, os.environ if environ is None else environ)
+    environ = os.environ if environ is None else environ
+    apply_wandb_environment(values["tracker"], given, environ)
     _resolve_paths(values)
     warnings = fill_auto(values, (machine or probe_machine()).share(side_by_side))
     config = from_dict(Config, values)
+    check_tracker(config.tracker, environ)
     return config, warnings + idle_settings(config, given)
 
 
@@ -86,22 +89,3 @@ def _resolve_paths(values: dict[str, Any]) -> None:
         model_size.read_config(Path(folder))
     if data is not None and not Path(data).exists():
         raise ConfigError("data.path", data, "there is no such file or folder")
-
-
-def apply_wandb_environment(
-    tracker: dict[str, Any], given: Mapping[str, str], environ: Mapping[str, str]
-) -> None:
-    """Apply W&B's own variables in place: over the configs' values, under the user's overrides."""
-    modes = {m: m for m in ("offline", "online")} | {"dryrun": "offline", "disabled": "none"}
-    mode = environ.get("WANDB_MODE", "").lower()
-    if mode and not {"tracker", "tracker.mode"} & given.keys():
-        if mode not in modes:
-            raise ConfigError("WANDB_MODE", mode, f"must be one of {', '.join(modes)}")
-        tracker["mode"] = modes[mode]
-    for key in ("project", "entity"):
-        value = environ.get(f"WANDB_{key.upper()}")
-        if value and f"tracker.{key}" not in given:
-            tracker[key] = value
-    tags = environ.get("WANDB_TAGS")
-    if tags and "tracker.tags" not in given:
-        tracker["tags"] = tuple(tag.strip() for tag in tags.split(",") if tag.strip())

@@ -147,6 +147,7 @@ class Memory:
 @dataclass(frozen=True, kw_only=True)
 class Worker:
     timeout_s: float = setting(above=0, unit="seconds")
+    start_timeout_s: float = setting(1800.0, above=0, unit="seconds")
     max_restarts: int = setting(at_least=0)
     threads: int = setting(at_least=1, unit="threads", auto=True)
 

@@ -7,15 +7,19 @@ at a time.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from lab.config.keys import Data, Train
 from lab.config.schema import ConfigError
 from lab.data.batches import Batches, Shape
+from lab.data.index import Progress, say_nothing
 from lab.data.sources import Source, open_source
 from lab.data.split import IdLimit, Samples
-from lab.data.token_index import Progress, TokenIndex, open_token_index
+from lab.data.token_index import TokenIndex, open_token_index
 from lab.data.tokenizer import Tokenizer, load_tokenizer
+from lab.data.tokenizer_files import tokenizer_fingerprint
+from lab.records.digest import kept_sha256
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,7 @@ class OpenData:
         train_samples, val_samples: their samples, for a trainer with batches of its own.
         train_tokens, val_tokens: token index of the file that each split is of.
         fingerprint: hash of the files' content, independent of their paths.
+        tokenizer_fingerprint: hash of what decides the tokens of a text.
         notes: lines to print for the user.
     """
 
@@ -38,6 +43,7 @@ class OpenData:
     train_tokens: TokenIndex
     val_tokens: TokenIndex
     fingerprint: str
+    tokenizer_fingerprint: str
     notes: tuple[str, ...]
 
     def check_ids(self, limit: IdLimit) -> None:
@@ -75,7 +81,7 @@ def open_data(
     *,
     tokenizer_folder: Path | None,
     cache_dir: Path,
-    progress: Progress = lambda _: None,
+    progress: Progress = say_nothing,
 ) -> OpenData:
     """Open, validate and split the data; indices and made files are cached in ``cache_dir``.
 
@@ -84,13 +90,13 @@ def open_data(
 
     Arguments:
         tokenizer_folder: the model's; None for bytes.
-        progress: gets a line about once a second while samples are tokenised the first time.
+        progress: gets a line every few seconds while something long is done the first time.
 
     Raises:
         ConfigError: data that is missing, malformed (names file and line) or too small.
     """
     tokenizer = load_tokenizer(tokenizer_folder)
-    source = open_source(data, cache_dir)
+    source = open_source(data, cache_dir, progress)
     _check_counts(data, train, source)
     shape = Shape(
         batch_size=train.batch_size,
@@ -122,6 +128,9 @@ def open_data(
         train_tokens=train_tokens,
         val_tokens=val_tokens,
         fingerprint=source.fingerprint,
+        tokenizer_fingerprint=tokenizer_fingerprint(
+            tokenizer_folder, partial(kept_sha256, cache_dir, progress)
+        ),
         notes=(*_notes(train, source, tokenizer), token_note(train_tokens, train.max_seq_length)),
     )
 

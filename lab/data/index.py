@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 import weakref
 from array import array
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from lab.config.schema import ConfigError
-from lab.config.units import MB
+from lab.config.units import GB, MB
 from lab.data import columns, samples
 from lab.data.errors import SampleError
 
@@ -21,6 +23,14 @@ INDEX_VERSION = 2
 _LONGEST = 2**31 - 1  # bytes, as sizes are int32
 _BOM = b"\xef\xbb\xbf"
 _TYPES = {"offsets": "q", "sizes": "i", "hashes": "I"}  # type codes of array.array
+PROGRESS_SECONDS = 2.0
+_LOOK_LINES = 4096  # between two looks at the clock
+
+Progress = Callable[[str], None]  # gets a line that says how far something long is
+
+
+def say_nothing(_: str) -> None:
+    """The progress of what nobody waits for."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +58,17 @@ class JsonLinesReader:
     Attributes:
         key: the config key that errors about the file name.
 
+    Arguments:
+        progress: gets a line every ``PROGRESS_SECONDS`` while the file is indexed.
+
     Raises:
         ConfigError: the file is missing, empty, malformed (names file and line) or changes while
             it is indexed.
     """
 
-    def __init__(self, path: Path, cache_dir: Path, key: str) -> None:
+    def __init__(
+        self, path: Path, cache_dir: Path, key: str, progress: Progress = say_nothing
+    ) -> None:
         self.path, self.key = path, key
         try:
             self._fd = os.open(path, os.O_RDONLY)
@@ -61,7 +76,7 @@ class JsonLinesReader:
             raise _unreadable(path, key, error) from error
         weakref.finalize(self, os.close, self._fd)
         self._stamp = self._file_stamp()
-        self.index = self._load_or_scan(cache_dir)
+        self.index = self._load_or_scan(cache_dir, progress)
 
     def __len__(self) -> int:
         return len(self.index.offsets)
@@ -96,14 +111,14 @@ class JsonLinesReader:
         status = os.fstat(self._fd)
         return status.st_size, status.st_mtime_ns
 
-    def _load_or_scan(self, cache_dir: Path) -> SampleIndex:
+    def _load_or_scan(self, cache_dir: Path, progress: Progress) -> SampleIndex:
         known = f"{self.path.resolve()}|{self._stamp}|{INDEX_VERSION}"
         cached = cache_dir / "index" / hashlib.sha256(known.encode()).hexdigest()[:24]
         if (index := load(cached)) is not None:
             return index
         try:
             with os.fdopen(os.dup(self._fd), "rb") as file:
-                index = scan(file, self.path, self.key)
+                index = scan(file, self.path, self.key, progress)
         except OSError as error:
             raise _unreadable(self.path, self.key, error) from error
         if self._file_stamp() != self._stamp:
@@ -113,14 +128,14 @@ class JsonLinesReader:
         return index
 
 
-def scan(file: BinaryIO, path: Path, key: str) -> SampleIndex:
+def scan(file: BinaryIO, path: Path, key: str, progress: Progress = say_nothing) -> SampleIndex:
     """Index an open JSONL file and validate every line; blank lines are skipped.
 
     Raises:
         ConfigError: the first bad line, with its number, or a file without samples.
     """
     offsets, sizes, hashes = array("q"), array("i"), array("I")
-    digest, form, position = hashlib.sha256(), None, 0
+    digest, form, position, told = hashlib.sha256(), None, 0, time.monotonic()
     for number, line in enumerate(file, 1):
         digest.update(line)
         sample = (line.removeprefix(_BOM) if number == 1 else line).strip(b" \t\r\n")
@@ -130,6 +145,9 @@ def scan(file: BinaryIO, path: Path, key: str) -> SampleIndex:
             sizes.append(len(sample))
             hashes.append(_hash(sample))
         position += len(line)
+        if number % _LOOK_LINES == 0 and time.monotonic() - told > PROGRESS_SECONDS:
+            told = time.monotonic()
+            progress(f"indexing {path.name}, once: {number:,} lines, {position / GB:.2f} GB")
     if form is None:
         allowed = f"has no sample; must have a JSON object on each line, {samples.ALLOWED}"
         raise ConfigError(key, str(path), allowed)

@@ -9,14 +9,18 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from bisect import bisect_left
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from lab.config.keys import Data
 from lab.config.schema import ConfigError
 from lab.data import hub, stdlib_docs
-from lab.data.index import JsonLinesReader
+from lab.data.index import PROGRESS_SECONDS, JsonLinesReader, Progress, say_nothing
 from lab.data.split import Split
 
 _NOT_VALID = ("validation.jsonl", "val.jsonl")  # names that others use for valid.jsonl
@@ -43,32 +47,33 @@ class Source:
         return hashlib.sha256("".join(files).encode()).hexdigest()[:16]
 
 
-def open_source(data: Data, cache_dir: Path) -> Source:
+def open_source(data: Data, cache_dir: Path, progress: Progress = say_nothing) -> Source:
     """Find or make the files, index them and split them.
 
     Raises:
         ConfigError: the key is ``data.path``, ``data.hub_id`` or ``data.name``.
     """
     opener = {"jsonl": _jsonl, "stdlib_docs": _stdlib_docs, "hub": _hub}[data.name]
-    path, key = opener(data, cache_dir)
+    path, key = opener(data, cache_dir, progress)
+    reader = partial(JsonLinesReader, cache_dir=cache_dir, key=key, progress=progress)
     try:
-        return _open(path, data.val_fraction, cache_dir, key)
+        return _open(path, data.val_fraction, reader)
     except ConfigError:
         if data.name == "jsonl":
             raise
         shutil.rmtree(path, ignore_errors=True)  # a damaged cached folder: make it again
-        return _open(opener(data, cache_dir)[0], data.val_fraction, cache_dir, key)
+        return _open(opener(data, cache_dir, progress)[0], data.val_fraction, reader)
 
 
-def _open(path: Path, val_fraction: float, cache_dir: Path, key: str) -> Source:
+def _open(path: Path, val_fraction: float, reader: Callable[[Path], JsonLinesReader]) -> Source:
     if not path.is_dir():
-        return _split(JsonLinesReader(path, cache_dir, key), val_fraction)
-    train = JsonLinesReader(path / "train.jsonl", cache_dir, key)
+        return _split(reader(path), val_fraction)
+    train = reader(path / "train.jsonl")
     if not (path / "valid.jsonl").exists():
         unread = [name for name in _NOT_VALID if (path / name).exists()]
         notes = [f"{path / name} is not read: validation data is in valid.jsonl" for name in unread]
         return replace(_split(train, val_fraction), notes=tuple(notes))
-    val = JsonLinesReader(path / "valid.jsonl", cache_dir, key)
+    val = reader(path / "valid.jsonl")
     return Source(_all(train), _all(val), val_is_held_out=False)
 
 
@@ -85,7 +90,7 @@ def _split(lines: JsonLinesReader, fraction: float) -> Source:
     )
 
 
-def _jsonl(data: Data, _: Path) -> tuple[Path, str]:
+def _jsonl(data: Data, *_: object) -> tuple[Path, str]:
     allowed = "must be a JSONL file, or a folder with train.jsonl and, if wanted, valid.jsonl"
     if not data.path:
         raise ConfigError("data.path", data.path, allowed)
@@ -105,22 +110,41 @@ def stdlib_docs_folder(cache_dir: Path) -> Path:
     return cache_dir / f"stdlib_docs-{python}-{stdlib_docs.CACHE_VERSION}"
 
 
-def _stdlib_docs(data: Data, cache_dir: Path) -> tuple[Path, str]:
-    return _made(
-        stdlib_docs_folder(cache_dir), stdlib_docs.__file__, [], ("data.name", data.name)
-    ), "data.name"
+def _stdlib_docs(data: Data, cache_dir: Path, progress: Progress) -> tuple[Path, str]:
+    maker = _Maker(stdlib_docs.__file__, (), "data.name", data.name, "reading this Python's docs")
+    return _made(stdlib_docs_folder(cache_dir), maker, progress), maker.key
 
 
-def _hub(data: Data, cache_dir: Path) -> tuple[Path, str]:
+def _hub(data: Data, cache_dir: Path, progress: Progress) -> tuple[Path, str]:
     if not data.hub_id:
         raise ConfigError("data.hub_id", data.hub_id, "must name a dataset, as owner/name")
     wanted = [data.hub_id, *([data.hub_config] if data.hub_config else [])]
     name = hashlib.sha256("\0".join(wanted).encode()).hexdigest()[:16]
     folder = cache_dir / f"hub-{name}-{hub.CACHE_VERSION}"
-    return _made(folder, hub.__file__, wanted, ("data.hub_id", data.hub_id)), "data.hub_id"
+    maker = _Maker(
+        hub.__file__, tuple(wanted), "data.hub_id", data.hub_id, f"downloading {data.hub_id}"
+    )
+    return _made(folder, maker, progress), maker.key
 
 
-def _made(folder: Path, program: str, arguments: list[str], setting: tuple[str, str]) -> Path:
+@dataclass(frozen=True)
+class _Maker:
+    """A program that makes a cache folder.
+
+    Attributes:
+        arguments: after the folder.
+        key, value: the setting that an error names.
+        does: what it does, to be told while it does.
+    """
+
+    program: str
+    arguments: tuple[str, ...]
+    key: str
+    value: str
+    does: str
+
+
+def _made(folder: Path, maker: _Maker, progress: Progress) -> Path:
     """Make a cache folder with a child process, once, also when several runs start together.
 
     Raises:
@@ -133,21 +157,30 @@ def _made(folder: Path, program: str, arguments: list[str], setting: tuple[str, 
         with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
             making = Path(temporary, "making")
             making.mkdir()
-            _run(program, [str(making), *arguments], setting)
+            _run(maker, making, progress)
             _rename(making, folder)
     except OSError as error:
-        raise ConfigError(*setting, f"cannot be written to {folder.parent}: {error}") from error
+        said = f"cannot be written to {folder.parent}: {error}"
+        raise ConfigError(maker.key, maker.value, said) from error
     return folder
 
 
-def _run(program: str, arguments: list[str], setting: tuple[str, str]) -> None:
-    command = [sys.executable, "-P", program, *arguments]
-    done = subprocess.run(
-        command, check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True
-    )
-    if done.returncode:
-        said = done.stderr.strip().splitlines() or [f"its maker ended with {done.returncode}"]
-        raise ConfigError(*setting, said[-1][:500])
+def _run(maker: _Maker, folder: Path, progress: Progress) -> None:
+    command = [sys.executable, "-P", maker.program, str(folder), *maker.arguments]
+    nothing, pipe, began = subprocess.DEVNULL, subprocess.PIPE, time.monotonic()
+    with subprocess.Popen(command, stdin=nothing, stdout=nothing, stderr=pipe, text=True) as child:
+        try:
+            while True:
+                with suppress(subprocess.TimeoutExpired):
+                    _, complaint = child.communicate(timeout=PROGRESS_SECONDS)
+                    break
+                progress(f"{maker.does}, once: {time.monotonic() - began:.0f} s")
+        except BaseException:
+            child.kill()
+            raise
+    if child.returncode:
+        said = complaint.strip().splitlines() or [f"its maker ended with {child.returncode}"]
+        raise ConfigError(maker.key, maker.value, said[-1][:500])
 
 
 def _rename(made: Path, folder: Path) -> None:

@@ -14,28 +14,28 @@ import sys
 import tempfile
 import time
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lab.config.schema import ConfigError
 from lab.config.units import MB
 from lab.data import columns
-from lab.data.index import JsonLinesReader
+from lab.data.index import JsonLinesReader, Progress
 from lab.data.split import Samples, Split
 from lab.data.tokenizer import load_tokenizer
-from lab.data.tokenizer_files import tokenizer_fingerprint
+from lab.data.tokenizer_files import tokenizer_fingerprint, tokenizers_version
 from lab.machine.interpreter import environment_with_lab
+from lab.records.digest import kept_sha256
 
 TOKEN_INDEX_VERSION = 1
 WHOLE_BYTES = 20 * MB  # of larger files only SAMPLED samples are tokenised beforehand
 SAMPLED = 2000
 PROGRESS_SECONDS = 1.0
 _TYPES = {"lengths": "i", "prompts": "i", "highest": "i"}  # type codes of array.array
-
-Progress = Callable[[str], None]  # gets a line that says how far it is
 
 
 @dataclass(frozen=True)
@@ -87,8 +87,9 @@ def open_token_index(
     Raises:
         ConfigError: a sample cannot be tokenised; names file and line.
     """
+    files = tokenizer_fingerprint(tokenizer_folder, partial(kept_sha256, cache_dir, progress))
     known = (
-        f"{lines.index.fingerprint}|{tokenizer_fingerprint(tokenizer_folder)}|{mask_prompt}|"
+        f"{lines.index.fingerprint}|{files}|{tokenizers_version()}|{mask_prompt}|"
         f"{TOKEN_INDEX_VERSION}|{WHOLE_BYTES}"
     )
     path = cache_dir / "tokens" / hashlib.sha256(known.encode()).hexdigest()[:24]

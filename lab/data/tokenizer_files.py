@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,21 +52,32 @@ def damaged(path: Path, what: str) -> ConfigError:
 _TOKENIZER_FILES = (
     *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "config.json", "vocab*"),
     *("merges.txt", "*.model", "*.tiktoken", "chat_template*", "additional_chat_templates/*"),
+    *("tekken.json", "*.spm"),
 )
 
 
-def tokenizer_fingerprint(path: Path | None) -> str:
-    """Hash of every file that a folder's tokenizer or chat template reads, SHA-256 hex."""
+def tokenizer_fingerprint(
+    path: Path | None, digest_of: Callable[[Path], str] = sha256_of_file
+) -> str:
+    """Hash of every file that a folder's tokenizer or chat template reads, SHA-256 hex.
+
+    Arguments:
+        path: the model's folder; None for bytes.
+        digest_of: SHA-256 of one file's content, in hex.
+    """
     if path is None:
         return hashlib.sha256(b"bytes").hexdigest()
-    import tokenizers
-
-    digest = hashlib.sha256(tokenizers.__version__.encode())
+    digest = hashlib.sha256()
     found = {file for pattern in _TOKENIZER_FILES for file in path.glob(pattern) if file.is_file()}
     for file in sorted(found):
-        content = sha256_of_file(file)
-        digest.update(f"{file.relative_to(path)} {content}\n".encode())
+        digest.update(f"{file.relative_to(path)} {digest_of(file)}\n".encode())
     return digest.hexdigest()
+
+
+def tokenizers_version() -> str | None:
+    """The version of the library that tokenises; None while it is not in use, as for bytes."""
+    library = sys.modules.get("tokenizers")
+    return library and library.__version__
 
 
 def read_json(path: Path, name: str) -> Settings:

@@ -86,7 +86,10 @@ def _cpu_quota(root: Path = Path("/sys/fs/cgroup")) -> float | None:
 
 def memory_limit() -> int:
     """Bytes that this process may use: the machine's memory or the lowest limit of a cgroup."""
-    total = parse_meminfo(Path("/proc/meminfo").read_bytes())["MemTotal"]
+    try:
+        total = parse_meminfo(Path("/proc/meminfo").read_bytes())["MemTotal"]
+    except (OSError, KeyError, ValueError):  # no /proc, as in some sandboxes
+        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return min([total, *(limit for limit, _ in _memory_cgroups())])
 
 

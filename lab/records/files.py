@@ -248,7 +248,7 @@ def _lock(fd: int, path: Path) -> None:
         if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
             os.close(fd)
             raise RunBusy(path.parent) from error
-        # Some network file systems have no locks: no reason not to train there.
+        # Some network file systems and containers have no locks: no reason not to train there.
 
 
 def check_idle(run_dir: Path) -> None:
@@ -261,8 +261,10 @@ def check_idle(run_dir: Path) -> None:
     with suppress(FileNotFoundError), path.open("rb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RunBusy(run_dir) from error
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                raise RunBusy(run_dir) from error
+            # Without locks nobody can say.
 
 
 def _loss(row: Mapping[str, object]) -> float:

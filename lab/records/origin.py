@@ -15,9 +15,19 @@ from lab.records.digest import sha256_of_file
 from lab.records.rows import read_jsonl
 
 # Fingerprints, and the setting to name if they differ: another one changes the training.
-MUST_MATCH = {"data_fingerprint": "data", "model_fingerprint": "model.path"}
-# A mismatch in these may change the last bits; it is only warned about.
-WARN_IF_CHANGED = ("python", "mlx", "mlx_lm", "device", "device_name", "blas", "threads")
+MUST_MATCH = {
+    "data_fingerprint": "data",
+    "model_fingerprint": "model.path",
+    "weights_fingerprint": "model.path",
+    "tokenizer_fingerprint": "model.path",
+}
+# A mismatch in these may change the last bits; it is only warned about, and a run goes on after an
+# update.
+WARN_IF_CHANGED = (
+    *("lab", "git_commit", "python", "mlx", "mlx_lm", "tokenizers"),
+    *("device", "device_name", "architecture", "blas", "threads"),
+)
+MLX_VARIABLES = "mlx_variables"  # in an environment: the MLX_* that were set, by name
 RUN_ID = "[0-9a-z]{1,32}"
 
 
@@ -86,16 +96,21 @@ def check_environment(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[s
     """
     for key, setting in MUST_MATCH.items():
         if key in then and then[key] != now.get(key):
-            what = setting.partition(".")[0]
+            what = key.partition("_")[0]
             raise ConfigError(
                 setting,
                 f"fingerprint {_short(now.get(key))}",
                 f"is not the {what} that the run was begun with ({_short(then[key])})",
             )
+    pairs = [(key, then[key], now.get(key)) for key in WARN_IF_CHANGED if key in then]
+    if isinstance(before := then.get(MLX_VARIABLES), dict):
+        after = now.get(MLX_VARIABLES) or {}
+        names = sorted({*before, *after})
+        pairs += [(name, before.get(name, "unset"), after.get(name, "unset")) for name in names]
     return [
-        f"{key} is {now.get(key)}, and was {then[key]} when the run began: its curve may differ"
-        for key in WARN_IF_CHANGED
-        if key in then and then[key] != now.get(key)
+        f"{key} is {is_now}, and was {was} when the run began: its curve may differ"
+        for key, was, is_now in pairs
+        if was != is_now
     ]
 
 

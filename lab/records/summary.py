@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -72,16 +73,31 @@ def _figures_of(rows: Sequence[Row], events: Sequence[Row]) -> dict[str, Any]:
 
 def _seconds(rows: Sequence[Row], events: Sequence[Row]) -> dict[str, float]:
     """Seconds of the run by activity; a checkpoint written for a reload counts as reload time."""
-    parts = [e.get("seconds") or {} for e in events if e.get("event") == "reload"]
+    reloads = [e for e in events if e.get("event") == "reload"]
     saved = [e for e in events if e.get("event") == "checkpoint" and not e.get("for_reload")]
     first = rows[0] if rows else {}
     return {
         "train": sum(_column(rows, "step_seconds")),
-        "reload": sum(max(part, 0.0) for of_one in parts for part in of_one.values()),
+        "reload": _reload_seconds(rows, reloads),
         "checkpoint": sum(_column(saved, "seconds")),
         "startup": (first.get("time") or 0.0) - (first.get("step_seconds") or 0.0),
         "total": max(_column((*rows[-1:], *events[-1:]), "time"), default=0.0),
     }
+
+
+def _reload_seconds(rows: Sequence[Row], reloads: Sequence[Row]) -> float:
+    """Seconds in reloads; none takes longer than from the row before it to the row after it.
+
+    What an earlier lab wrote counts the time for which a run lay there between two sittings.
+    """
+    times = {row["step"]: row["time"] for row in rows if row.get("time") is not None}
+    total = 0.0
+    for reload in reloads:
+        step = reload.get("step") or 0
+        between = times.get(step + 1, math.inf) - times.get(step, 0.0)
+        parts = (reload.get("seconds") or {}).values()
+        total += min(sum(max(part, 0.0) for part in parts), between)
+    return total
 
 
 def _slope(rows: Sequence[Row]) -> float | None:

@@ -6,6 +6,7 @@ import logging
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from lab.config.keys import Config
 from lab.config.units import GB
 from lab.machine.interpreter import environment_with_lab
 from lab.records.summary import SUMMARY_VERSION, summarise
+from lab.supervise.identity import lab_identity
 from lab.supervise.recorder import RunRecorder
+from lab.tracking.closing import command, relative
 from lab.tracking.folders import outputs_of, wandb_folder
 
 log = logging.getLogger("lab")
@@ -56,6 +59,8 @@ def finalize(
     recorder.files.close()
     if problems and config.tracker.mode == "offline":
         problems += [_rebuild_wandb(run_dir)]
+    elif problems:
+        problems += [f"to send it to W&B later: {command('lab', 'sync', relative(run_dir))}"]
     for line in (*_data_notes(config, ended), *problems):
         log.warning("%s", line)
     _print_summary(config, run_dir, summary, error)
@@ -65,17 +70,17 @@ def finalize(
 
 def _rebuild_wandb(run_dir: Path) -> str:
     """Write the offline W&B run again from the files, in a process where W&B has not failed."""
-    command = [sys.executable, "-m", "lab.cli", "sync", "--offline", str(run_dir)]
+    sync = [sys.executable, "-m", "lab.cli", "sync", "--offline", str(run_dir)]
     try:
         subprocess.run(
-            command,
+            sync,
             check=True,
             capture_output=True,
             timeout=REBUILD_SECONDS,
             env=environment_with_lab(),
         )
     except (OSError, subprocess.SubprocessError):
-        return f"its offline run is not whole; later: lab sync {run_dir}"
+        return f"its offline run is not whole; later: {command('lab', 'sync', relative(run_dir))}"
     return "its offline run was made again from the files, and is whole"
 
 
@@ -106,20 +111,17 @@ def _draw_memory(run_dir: Path) -> None:
 
 
 def _supervisor_environment() -> dict[str, object]:
-    """What the worker cannot know: Hydra's version, the machine's memory in GB, the git commit."""
-    from importlib.metadata import version
+    """What the worker cannot know; null where this machine does not say.
 
-    from lab.machine.probe import probe_machine
+    A finished run must not lose its summary for one of these.
+    """
+    from importlib.metadata import PackageNotFoundError, version
 
-    git = subprocess.run(
-        ["git", "rev-parse", "HEAD"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return {
-        "hydra": version("hydra-core"),
-        "machine_memory_gb": probe_machine().memory_bytes / GB,
-        "git_commit": git.stdout.strip() or None,
-    }
+    from lab.machine.probe import ProbeError, probe_machine
+
+    memory_gb = hydra = None
+    with suppress(ProbeError, OSError):
+        memory_gb = probe_machine().memory_bytes / GB
+    with suppress(PackageNotFoundError):
+        hydra = version("hydra-core")
+    return {**lab_identity(), "hydra": hydra, "machine_memory_gb": memory_gb}

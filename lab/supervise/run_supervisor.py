@@ -17,6 +17,7 @@ from lab.records.origin import Origin, check_environment
 from lab.records.rows import metric_gb
 from lab.supervise.budget import Budget
 from lab.supervise.finalize import finalize
+from lab.supervise.identity import lab_identity
 from lab.supervise.recorder import RunRecorder
 from lab.supervise.replay import loss_rtol, repeated_events
 from lab.supervise.signals import StopSignals
@@ -25,6 +26,8 @@ from lab.supervise.worker_process import Record, WorkerExit, WorkerProcess
 from lab.tracking.folders import outputs_of
 
 log = logging.getLogger("lab")
+
+STOP_GRACE_S = 2.0  # for a worker that starts when the run is stopped to do its step and save
 
 
 class RunSupervisor:
@@ -75,7 +78,7 @@ class RunSupervisor:
         try:
             with StopSignals() as signals:
                 end = self._run_workers(signals)
-                return self._finish(end.outcome, signals.exit_code)
+                return self._finish(end, signals.exit_code)
         finally:
             if self._standby is not None:
                 _discard(self._standby)
@@ -102,7 +105,9 @@ class RunSupervisor:
                 self._refuse_config()
             if end.outcome is Outcome.FAILED:
                 text = self._error.get("text")
-                self._recorder.event("worker_died", step, cause=end.cause, error=text)
+                self._recorder.event(
+                    "worker_died", step, cause=end.cause, error=text, stderr=end.stderr or None
+                )
                 log.debug("%s", self._error.get("trace", ""))
             if signals.received or not restarts.restarts_after(end):
                 return end
@@ -116,18 +121,19 @@ class RunSupervisor:
             raise error
         self._error = {"text": str(error)}
 
-    def _finish(self, outcome: Outcome, signal_exit_code: int | None) -> Result:
+    def _finish(self, end: WorkerExit, signal_exit_code: int | None) -> Result:
         exhausted = self._budget.exhausted
         exit_code, state = verdict(
-            outcome,
+            end.outcome,
             signal_exit_code=signal_exit_code,
             over_budget=exhausted,
             replay_differs=self._recorder.replay_differs,
         )
         error = error_text(
-            outcome,
+            end.outcome,
             self._error,
             over_budget_gb=self._config.memory.budget_gb if exhausted else None,
+            cause=end.cause,
         )
         finalize(
             self._config,
@@ -145,21 +151,38 @@ class RunSupervisor:
 
     def _run_worker(self, signals: StopSignals) -> WorkerExit:
         self._error = {}
-        worker, self._standby = self._standby or self._start_worker(self._generation), None
+        try:
+            worker, self._standby = self._standby or self._start_worker(self._generation), None
+        except OSError as error:  # no process or no memory left for one: as if it had died
+            return WorkerExit(Outcome.FAILED, f"it could not be started: {error}")
         signals.forward_to(worker)
         try:
             worker.send(Command.GO, self._recorder.last_step)
-            for record in worker.records(self._config.worker.timeout_s):
+            lab_identity()  # asks git once, while the first worker imports
+            limits = self._config.worker
+            for record in worker.records(limits.timeout_s, limits.start_timeout_s):
+                if not worker.is_ready and time.monotonic() - signals.received_at > STOP_GRACE_S:
+                    worker.kill()  # it downloads, indexes or loads: there is nothing to save
                 if record is not None:
                     self._handle(record, worker)
                 elif self._budget_metric == "process":
                     self._keep_budget(worker, worker.memory_gb(), after_step=False)
-            return worker.close()
+            end = worker.close()
+            stopped = signals.received and not worker.is_ready and end.outcome is Outcome.FAILED
+            return WorkerExit(Outcome.STOPPED) if stopped else end
         except BaseException:
             _discard(worker)
             raise
         finally:
             signals.forward_to(None)
+
+    def _start_standby(self) -> None:
+        """Start the next worker while this one saves; if that fails, it is started after it."""
+        if self._standby is None:
+            try:
+                self._standby = self._start_worker(self._generation + 1)
+            except OSError as error:
+                log.warning("the next worker could not be started yet: %s", error)
 
     def _start_worker(self, generation: int) -> WorkerProcess:
         return WorkerProcess(
@@ -181,7 +204,7 @@ class RunSupervisor:
                 self._recorder.files.fsync()
                 worker.send(Command.COMMITTED, record["step"])
             case RecordKind.LEAVING:
-                self._standby = self._standby or self._start_worker(self._generation + 1)
+                self._start_standby()
             case RecordKind.PROGRESS:
                 log.info("%s", record["text"])
             case RecordKind.WARNING:
@@ -199,7 +222,7 @@ class RunSupervisor:
         Raises:
             ConfigError: data or model are not those that the run was begun with.
         """
-        environment, step = record["environment"], record["step"]
+        environment, step = {**lab_identity(), **record["environment"]}, record["step"]
         is_first = not self._environment
         if is_first:
             for line in check_environment(self._first_environment, environment):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
+import time
 from typing import Any, Self
 
 from lab.protocol import Command
@@ -18,12 +20,14 @@ class StopSignals:
 
     Attributes:
         exit_code: None until a signal came; then 130 for SIGINT, else 143.
+        received_at: when the first one came, by ``time.monotonic``.
     """
 
     HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
     def __init__(self) -> None:
         self.exit_code: int | None = None
+        self.received_at = math.inf
         self._worker: WorkerProcess | None = None
         self._previous: dict[signal.Signals, Any] = {}
 
@@ -52,6 +56,7 @@ class StopSignals:
     def _handle(self, number: int, _: object) -> None:
         kills = self.received and number != signal.SIGHUP
         self.exit_code = self.exit_code or (130 if number == signal.SIGINT else 143)
+        self.received_at = min(self.received_at, time.monotonic())
         if self._worker is not None:
             if kills:
                 self._worker.kill()

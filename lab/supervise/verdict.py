@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from lab.protocol import Outcome
@@ -47,11 +47,11 @@ class RestartPolicy:
             stop_requested: the worker was told to stop.
         """
         if end.outcome is Outcome.STOPPED and not stop_requested:
-            end = WorkerExit(Outcome.FAILED, "it stopped without being asked")
+            end = replace(end, outcome=Outcome.FAILED, cause="it stopped without being asked")
         span = (start_step, last_step)
         if end.outcome is Outcome.RELOAD and span == self._last_span:
             cause = "it left for a reload that led to the same step again"
-            end = WorkerExit(Outcome.FAILED, cause)
+            end = replace(end, outcome=Outcome.FAILED, cause=cause)
         self._last_span = span
         if end.outcome is Outcome.FAILED:
             self._failures = 1 if last_step > self._failed_at else self._failures + 1
@@ -70,12 +70,14 @@ def error_text(
     reported: Mapping[str, Any],
     *,
     over_budget_gb: float | None,
+    cause: str = "",
 ) -> str:
     """What went wrong, in one line for the user; empty where nothing did.
 
     Arguments:
         reported: the worker's record of kind ``error`` or ``bad_config``, empty without one.
         over_budget_gb: the memory budget if it is exhausted, else None.
+        cause: of the worker's death, for one that could report nothing.
     """
     if outcome is Outcome.FINISHED:
         return ""
@@ -83,7 +85,7 @@ def error_text(
         return f"memory.budget_gb={over_budget_gb:g} is exceeded after a reload too"
     if outcome is Outcome.UNSAVED:
         return "the last checkpoint could not be written: make room, then resume the run"
-    return reported.get("text", "")
+    return reported.get("text") or (cause and f"the worker died: {cause}")
 
 
 def verdict(

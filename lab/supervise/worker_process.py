@@ -11,6 +11,7 @@ import selectors
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -23,7 +24,8 @@ from lab.config.schema import to_dict
 from lab.config.units import GB
 from lab.machine import process
 from lab.machine.interpreter import environment_with_lab
-from lab.protocol import Command, Outcome
+from lab.protocol import Command, Outcome, RecordKind
+from lab.supervise.last_words import LastWords
 
 EXIT_GRACE_S = 5.0  # for the process to end once its standard input is closed
 POLL_S = 0.25  # between two looks at a worker that sends nothing
@@ -39,10 +41,12 @@ class WorkerExit:
     Attributes:
         outcome: its exit code; ``FAILED`` for every kind of death.
         cause: of a death, in words: the signal, the exit code, or that it sent nothing; else empty.
+        stderr: the end of what it wrote to its standard error.
     """
 
     outcome: Outcome
     cause: str = ""
+    stderr: str = ""
 
 
 class WorkerProcess:
@@ -55,11 +59,15 @@ class WorkerProcess:
         checkpoints: the run's folder of checkpoints.
         generation: worker processes of this run before this one.
         started: the run's start, by ``time.monotonic``.
+
+    Attributes:
+        is_ready: its record of kind ``ready`` was read.
     """
 
     def __init__(
         self, config: Config, checkpoints: Path, *, generation: int, started: float
     ) -> None:
+        self.is_ready = False
         self._kill_cause: str | None = None
         self._records, write_end = os.pipe()
         command = [
@@ -74,39 +82,51 @@ class WorkerProcess:
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
+                stderr=subprocess.PIPE,
                 bufsize=0,  # a signal handler may write in the middle of another write
                 pass_fds=[write_end],
                 env=_environment(config),
                 start_new_session=True,  # Ctrl-C reaches only the supervisor, which sends `stop`
             )
+        except BaseException:
+            os.close(self._records)
+            raise
         finally:
             os.close(write_end)
+        assert self._process.stderr is not None
+        self._last_words = LastWords(self._process.stderr)
         self._write_line(json.dumps(to_dict(config)))
 
     @property
     def pid(self) -> int:
         return self._process.pid
 
-    def records(self, timeout_s: float) -> Iterator[Record | None]:
-        """Every record that the worker sends until it closes its pipe.
+    def records(self, timeout_s: float, start_timeout_s: float) -> Iterator[Record | None]:
+        """Every record that the worker sends until it closes its pipe, or has ended.
 
         While it sends nothing, None comes every ``POLL_S`` seconds. A worker that sends nothing
-        for ``timeout_s`` seconds is killed, which ends the iteration.
+        for ``timeout_s`` seconds, or before it is ready for ``start_timeout_s``, is killed, which
+        ends the iteration.
         """
         pending, last_heard = b"", time.monotonic()
         with selectors.DefaultSelector() as selector:
             selector.register(self._records, selectors.EVENT_READ)
             while True:
                 if not selector.select(min(POLL_S, timeout_s)):
-                    if time.monotonic() - last_heard >= timeout_s:
-                        self.kill(f"nothing was heard of it for {timeout_s:g} s")
+                    if self._process.poll() is not None and not selector.select(0):
+                        return  # something that it started still holds its pipe open
+                    limit_s = timeout_s if self.is_ready else start_timeout_s
+                    if time.monotonic() - last_heard >= limit_s:
+                        self.kill(f"nothing was heard of it for {limit_s:g} s")
                     yield None
                     continue
                 chunk, last_heard = os.read(self._records, 1 << 16), time.monotonic()
                 if not chunk:
                     return  # a last line that a death cut in half is dropped
                 *lines, pending = (pending + chunk).split(b"\n")
-                yield from map(json.loads, lines)
+                for record in map(json.loads, lines):
+                    self.is_ready = self.is_ready or record["kind"] == RecordKind.READY
+                    yield record
 
     def memory_gb(self) -> float | None:
         """Its memory at this moment, read from outside, in GB; None if it is gone."""
@@ -126,7 +146,8 @@ class WorkerProcess:
 
     def kill(self, cause: str | None = None) -> None:
         """End it and everything it started, at once; ``cause`` says why."""
-        self._kill_cause = self._kill_cause or cause
+        if self._process.poll() is None:  # else how it ended is known, and not for this cause
+            self._kill_cause = self._kill_cause or cause
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
 
@@ -147,15 +168,32 @@ class WorkerProcess:
         code, why = self._process.returncode, self._kill_cause
         if why is None and code in set(Outcome) - {Outcome.FAILED}:
             return WorkerExit(Outcome(code))
-        cause = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        return WorkerExit(Outcome.FAILED, f"{why} ({cause})" if why else cause)
+        cause = f"killed by {_signal_name(-code)}" if code < 0 else f"exit code {code}"
+        words = self._last_words.text()
+        return WorkerExit(Outcome.FAILED, f"{why} ({cause})" if why else cause, words)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal has none
+        return f"signal {number}"
 
 
 def cache_folder() -> Path:
-    """Where the data index is kept between runs: the user's cache, or ``LAB_CACHE_DIR``."""
-    given = os.environ.get("LAB_CACHE_DIR")
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(given) if given else Path(base) / "mlx-memory-lab"
+    """Where what is made once is kept between runs: the user's cache, or ``LAB_CACHE_DIR``.
+
+    Without a home folder, or with one that cannot be written, it is a folder of this user among the
+    system's temporary ones.
+    """
+    if given := os.environ.get("LAB_CACHE_DIR"):
+        return Path(given)
+    with suppress(OSError, RuntimeError):  # RuntimeError: nobody knows this user's home
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        folder = Path(base) / "mlx-memory-lab"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+    return Path(tempfile.gettempdir()) / f"mlx-memory-lab-{os.getuid()}"
 
 
 def _environment(config: Config) -> dict[str, str]:

@@ -1,6 +1,8 @@
 """The lease on a sweep: one process holds it and runs the sweep; its jobs see whether it lives.
 
 Both are file locks (``flock``), which the system releases when a process dies, however it dies.
+Some network file systems and containers have none: there a sweep is taken for leased and its jobs
+for alive, so that nothing ends because it cannot be asked for.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ class SweepLease:
         self.folder, self._since = folder, time.time()
         self._fd: int | None = os.open(folder / INDEX_FILE, os.O_RDWR)
         deadline = time.monotonic() + ACQUIRE_SECONDS
-        while not _lock(self._fd, fcntl.LOCK_EX):
+        while _lock(self._fd, fcntl.LOCK_EX) is False:
             if time.monotonic() > deadline:
                 os.close(self._fd)
                 raise ConfigError("sweep", folder, "is still going on in another process")
@@ -62,12 +64,12 @@ def is_leased(folder: Path) -> bool:
         fd = os.open(folder / INDEX_FILE, os.O_RDWR)
     except OSError:
         return False
-    return not _can_share(fd)
+    return _is_locked(fd)
 
 
 def mark_alive(job: Path) -> None:
     """Lock a job's folder for as long as this process lives."""
-    with suppress(OSError):  # some network file systems have no locks
+    with suppress(OSError):
         _lock(os.open(job, os.O_RDONLY), fcntl.LOCK_EX)
 
 
@@ -76,7 +78,7 @@ def _is_alive(job: Path) -> bool:
         fd = os.open(job, os.O_RDONLY)
     except OSError:
         return False
-    return not _can_share(fd)
+    return _is_locked(fd)
 
 
 def _has_ended(folder: Path) -> bool:
@@ -84,16 +86,19 @@ def _has_ended(folder: Path) -> bool:
     return job is None or job.exit_code is not None
 
 
-def _can_share(fd: int) -> bool:
+def _is_locked(fd: int) -> bool:
     try:
-        return _lock(fd, fcntl.LOCK_SH)
+        return not _lock(fd, fcntl.LOCK_SH)
     finally:
         os.close(fd)
 
 
-def _lock(fd: int, kind: int) -> bool:
+def _lock(fd: int, kind: int) -> bool | None:
+    """Whether the lock was free; None where there are no locks."""
     try:
         fcntl.flock(fd, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError:
+        return None
     return True

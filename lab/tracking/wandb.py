@@ -7,6 +7,7 @@ import functools
 import logging
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -28,6 +29,9 @@ PROJECT = "mlx-memory-lab"
 
 # An upload that needs longer is left to `wandb sync`: a sweep would wait so long at each job.
 FINISH_SECONDS = 15.0
+
+# For the look at W&B's credentials, and the exit status of one that finds none.
+LOOK_SECONDS, NO_KEY = 60.0, 7
 
 # Grace period at exit for W&B's own process after it failed or hung.
 EXIT_SECONDS = 1.0
@@ -149,9 +153,10 @@ class WandbTracker:
         return {"objective": objective.value(self._config, summary, read_jsonl(metrics))}
 
     def _start(self) -> Any:
-        if not os.environ.get("WANDB_DIR"):
-            # If the folder is missing, W&B silently writes to the system's temporary folder.
-            (self._outputs / "wandb").mkdir(parents=True, exist_ok=True)
+        folder = wandb_folder(self._config, self._outputs)
+        assert folder is not None
+        # If the folder is missing, W&B silently writes to the system's temporary folder.
+        folder.mkdir(parents=True, exist_ok=True)
         if self._config.tracker.mode == "offline":
             os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # offline must make no request
         import wandb
@@ -160,8 +165,6 @@ class WandbTracker:
         if self._config.tracker.mode == "online" and not _has_credentials(wandb):
             raise RuntimeError("no API key; set WANDB_API_KEY or use `wandb login`")
         tracker, env = self._config.tracker, os.environ
-        folder = wandb_folder(self._config, self._outputs)
-        assert folder is not None
         for cut_off in folder.glob(f"offline-run-*-{self._origin.run_id}"):
             shutil.rmtree(cut_off, ignore_errors=True)
         return wandb.init(
@@ -227,6 +230,28 @@ def can_send() -> bool:
     import wandb
 
     return os.environ.get("WANDB_MODE", "online") == "online" and _has_credentials(wandb)
+
+
+@functools.cache
+def has_key() -> bool:
+    """Whether W&B finds credentials for its server, of which it asks nothing.
+
+    In a process of its own: there it starts a service, and prints what it found.
+    """
+    if os.environ.get("WANDB_MODE", "online") != "online":
+        return True  # login() does not look then; init() decides
+    look = f"import sys, wandb; wandb.login(prompt=False, verify=False) or sys.exit({NO_KEY})"
+    try:
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", look],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=LOOK_SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return True
+    return done.returncode != NO_KEY  # another failure is told when the run starts
 
 
 def _has_credentials(wandb: Any) -> bool:

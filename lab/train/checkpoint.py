@@ -50,12 +50,12 @@ class Snapshot:
     Attributes:
         step: optimizer updates done.
         states: the state dict of each part, by the part's name.
-        written_at: when its manifest was written, in seconds since the epoch.
+        saved_at: when its manifest was written, by the run's clock; None if it does not say.
     """
 
     step: int
     states: Mapping[str, State]
-    written_at: float = 0.0
+    saved_at: float | None = None
 
 
 def file_of(name: str, state: State) -> str:
@@ -71,22 +71,26 @@ def save(
     adapter_config: Mapping[str, object],
     *,
     before_rename: Callable[[], None] = lambda: None,
+    clock: Callable[[], float] | None = None,
 ) -> Path:
     """Write ``folder/step_<t>`` whole or not at all.
 
     Arguments:
         adapter_config: what mlx-lm needs to load the weights.
         before_rename: called when everything is on disk; the rename waits for it.
+        clock: the run's, in seconds.
 
     Raises:
         OSError: the disk is full or the folder not writable; what was there stays.
     """
     final = folder / f"step_{snapshot.step}"
-    temporary = folder / f".step_{snapshot.step}.{os.getpid()}.tmp"
+    # Not named by the process: in a container each start may have the number of a killed one.
+    temporary = folder / f".step_{snapshot.step}.{os.urandom(6).hex()}.tmp"
     try:
         temporary.mkdir(parents=True)
         files = _save_files(temporary, snapshot.states, adapter_config)
         manifest = {"version": CHECKPOINT_VERSION, "step": snapshot.step, "written_at": time.time()}
+        manifest |= {"saved_at": clock()} if clock else {}
         _save_json(temporary / MANIFEST, {**manifest, "files": files})
         _fsync(temporary)
         before_rename()
@@ -122,6 +126,7 @@ def load(folder: Path) -> Snapshot:
     manifest = _load_json(folder / MANIFEST)
     where = f"{folder.name}/{MANIFEST}"
     step, written_at = manifest.get("step"), manifest.get("written_at")
+    saved_at = manifest.get("saved_at")
     if manifest.get("version") != CHECKPOINT_VERSION:
         found = manifest.get("version")
         raise CheckpointError(f"{where}: expected version {CHECKPOINT_VERSION}, found {found}")
@@ -136,7 +141,7 @@ def load(folder: Path) -> Snapshot:
     return Snapshot(
         step=int(folder.name.removeprefix("step_")),
         states=_load_json(folder / STATE) | {n: load_arrays(p) for n, p in arrays.items()},
-        written_at=written_at,
+        saved_at=saved_at if isinstance(saved_at, float) else None,
     )
 
 

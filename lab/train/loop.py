@@ -15,7 +15,7 @@ from lab.train import adapters, memory, optimizers, reload_policy
 from lab.train.channel import Channel
 from lab.train.progress import PendingReload
 from lab.train.reporter import Reporter
-from lab.train.session import Session, TrainingContext
+from lab.train.session import Session, SessionTimes, TrainingContext
 
 
 class Loop:
@@ -87,7 +87,7 @@ class Loop:
                 reason=reason,
                 method=method,
                 before=reading.row(),
-                decided_at=time.time(),
+                decided_at=self._context.clock(),
                 median_step_seconds=median(session.step_seconds),
             )
         every = self._config.checkpoint.interval_steps
@@ -153,8 +153,7 @@ class Loop:
             after=after,
             freed_gb=_metric_gb(pending.before, metric) - _metric_gb(after, metric),
             seconds={
-                "save": times.saved - pending.decided_at,
-                "drop": times.build_started - times.saved,
+                **_save_and_drop(pending, times),
                 "load": times.ready - times.build_started,
                 "first_step": seconds - pending.median_step_seconds,
             },
@@ -177,6 +176,20 @@ class Loop:
     def _validates(self, step: int) -> bool:
         every = self._config.train.val_interval_steps
         return every > 0 and (step % every == 0 or step == self._config.train.steps)
+
+
+def _save_and_drop(pending: PendingReload, times: SessionTimes) -> dict[str, float]:
+    """Seconds of the two parts of a reload that another process may have begun.
+
+    None of them where a run goes on from a checkpoint that has no time by the run's clock; nor
+    below 0, where the run's last record is older than its checkpoint.
+    """
+    if times.saved is None:
+        return {"save": 0.0, "drop": 0.0}
+    return {
+        "save": max(times.saved - pending.decided_at, 0.0),
+        "drop": max(times.build_started - times.saved, 0.0),
+    }
 
 
 def _step_row(

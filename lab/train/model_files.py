@@ -8,6 +8,9 @@ import importlib.machinery
 import importlib.util
 import json
 import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
@@ -18,7 +21,9 @@ import mlx.nn as nn
 
 from lab.config.keys import Model
 from lab.config.schema import ConfigError
-from lab.config.units import MB
+from lab.config.units import GB, MB
+from lab.data.index import PROGRESS_SECONDS, Progress, say_nothing
+from lab.records.digest import sha256_of_file
 
 END_BYTES = MB
 
@@ -53,8 +58,11 @@ def _import_without_stubs(name: str) -> ModuleType:
     return importlib.import_module(name)
 
 
-def folder_of(model: Model) -> Path | None:
+def folder_of(model: Model, progress: Progress = say_nothing) -> Path | None:
     """The local folder of a pretrained model, downloaded from the hub if need be.
+
+    Arguments:
+        progress: gets a line every few seconds in which something was downloaded.
 
     Raises:
         ConfigError: the hub cannot be reached or does not have it, or there is no such folder.
@@ -70,7 +78,8 @@ def folder_of(model: Model) -> Path | None:
 
     patterns = ["*.json", "model*.safetensors", "*.jinja", "tokenizer*", "*.txt", "*.model"]
     try:
-        return Path(snapshot_download(str(model.hub_id), allow_patterns=patterns))
+        with _told_downloads(str(model.hub_id), progress):
+            return Path(snapshot_download(str(model.hub_id), allow_patterns=patterns))
     except Exception as error:  # the hub's client raises many kinds; all mean the same to a user
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(
@@ -78,10 +87,50 @@ def folder_of(model: Model) -> Path | None:
         ) from (error)
 
 
+@contextmanager
+def _told_downloads(hub_id: str, progress: Progress) -> Iterator[None]:
+    """Tell from a thread how many bytes of a model have come; silent where none do.
+
+    Seen in the hub's cache, where a file grows while it comes: its client's own progress bars are
+    for a terminal.
+    """
+    from huggingface_hub.constants import HF_HUB_CACHE
+    from huggingface_hub.file_download import repo_folder_name
+
+    blobs = Path(HF_HUB_CACHE) / repo_folder_name(repo_id=hub_id, repo_type="model") / "blobs"
+    ended, at_first = threading.Event(), bytes_in(blobs)
+
+    def tell() -> None:
+        told = at_first
+        while not ended.wait(PROGRESS_SECONDS):
+            if (now := bytes_in(blobs)) != told:
+                told = now
+                with suppress(BrokenPipeError):  # the main thread finds out by itself
+                    progress(f"downloading {hub_id}, once: {(now - at_first) / GB:.2f} GB so far")
+
+    thread = threading.Thread(target=tell, name="download", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def bytes_in(folder: Path) -> int:
+    """Bytes of all files in a folder, which may change meanwhile; 0 where there is none."""
+    total = 0
+    with suppress(OSError):
+        for path in folder.iterdir():
+            with suppress(OSError):
+                total += path.stat().st_size
+    return total
+
+
 def fingerprint(folder: Path) -> str:
     """SHA-256 over a model's files, in hex: names, sizes, and the first and last ``END_BYTES``.
 
-    Hashing the weights whole would take as long as loading the model.
+    Runs begun before :func:`weights_fingerprint` are known by it alone.
     """
     digest = hashlib.sha256()
     for path in sorted((*folder.glob("*.json"), *folder.glob("model*.safetensors"))):
@@ -91,6 +140,18 @@ def fingerprint(folder: Path) -> str:
             digest.update(file.read(END_BYTES))
             file.seek(max(size - END_BYTES, END_BYTES))
             digest.update(file.read())
+    return digest.hexdigest()
+
+
+def weights_fingerprint(folder: Path, digest_of: Callable[[Path], str] = sha256_of_file) -> str:
+    """SHA-256 over the whole of a model's weights, in hex: the name and content of each file.
+
+    Arguments:
+        digest_of: SHA-256 of one file's content, in hex.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("model*.safetensors")):
+        digest.update(f"{path.name} {digest_of(path)}\n".encode())
     return digest.hexdigest()
 
 

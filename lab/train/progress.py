@@ -16,7 +16,8 @@ class PendingReload:
     Attributes:
         step: the step after which it was decided.
         before: memory figures at the decision, by their logged keys, in GB.
-        decided_at: seconds since the epoch.
+        decided_at: by the run's clock; in older checkpoints, which have no ``saved_at``, in seconds
+            since the epoch.
         median_step_seconds: of recent steps; what the first step after it takes longer is its cost.
     """
 

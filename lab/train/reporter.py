@@ -115,6 +115,7 @@ class Reporter:
                 snapshot,
                 adapter_config,
                 before_rename=lambda: self._channel.wait_until_written(step),
+                clock=self._clock,
             )
         except BrokenPipeError:
             raise

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +35,7 @@ class TrainingContext:
         validation: the micro-batches of every validation loss.
         folder: the base model's folder; None for a model from scratch.
         vocab_size: tokens that the tokenizer knows.
+        clock: the run's: seconds since its start, restarts included, time away left out.
     """
 
     config: Config
@@ -41,18 +43,19 @@ class TrainingContext:
     validation: tuple[Batch, ...]
     folder: Path | None
     vocab_size: int
+    clock: Callable[[], float] = time.monotonic
 
 
 @dataclass(frozen=True)
 class SessionTimes:
-    """When a session was opened, in seconds since the epoch.
+    """When a session was opened, by the run's clock.
 
     Attributes:
-        saved: its checkpoint was on disk; 0 without one.
+        saved: its checkpoint was on disk; None where that is not known.
         build_started, ready: building it began and was done.
     """
 
-    saved: float
+    saved: float | None
     build_started: float
     ready: float
 
@@ -73,7 +76,7 @@ class Session:
             ConfigError: the model cannot be built.
             CheckpointError: the checkpoint is damaged or does not belong to this model.
         """
-        config, build_started = context.config, time.time()
+        config, build_started = context.config, context.clock()
         snapshot = checkpoint.load(folder) if folder else None
         self.model, self.optimizer = build(context, from_start=snapshot is None)
         self.optimizer.init(self.model.trainable_parameters())
@@ -94,8 +97,8 @@ class Session:
             compiled=config.train.compile,
         )
         memory.read()  # so that the first step's peak is its own
-        saved = snapshot.written_at if snapshot else 0.0
-        self.times = SessionTimes(saved, build_started, ready=time.time())
+        saved = snapshot.saved_at if snapshot else None
+        self.times = SessionTimes(saved, build_started, ready=context.clock())
 
     def weights(self) -> Arrays:
         """The trained parameters by name."""

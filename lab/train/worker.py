@@ -14,6 +14,8 @@ import platform
 import sys
 import time
 import traceback
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from lab.machine.blas import BLAS_HINT, preload_blas
@@ -25,7 +27,9 @@ import mlx.core as mx  # noqa: E402
 from lab.config.keys import Config  # noqa: E402
 from lab.config.schema import ConfigError, from_dict  # noqa: E402
 from lab.data.dataset import open_data  # noqa: E402
+from lab.data.tokenizer_files import tokenizers_version  # noqa: E402
 from lab.protocol import Outcome, RecordKind  # noqa: E402
+from lab.records.digest import kept_sha256  # noqa: E402
 from lab.train import checkpoint, memory, mlx_lm_trainer, model_files, optimizers, stateful  # noqa: E402
 from lab.train.channel import Channel  # noqa: E402
 from lab.train.lab_trainer import LabTrainer  # noqa: E402
@@ -82,14 +86,14 @@ def _work(config: Config, arguments: argparse.Namespace, channel: Channel) -> Ou
         mlx_lm_trainer.import_mlx_lm()
     else:
         memory.set_limits(config.memory)
-    context = _open_context(config, arguments.cache, channel)
-    fingerprint = model_files.fingerprint(context.folder) if context.folder else None
+    context = _open_context(config, arguments, channel)
+    fingerprints = _fingerprints(context, arguments.cache, channel)
     reporter = Reporter(
         config,
         channel,
         checkpoints=arguments.checkpoints,
         generation=arguments.generation,
-        clock=lambda: time.monotonic() - arguments.started,
+        clock=context.clock,
     )
     # Building the model takes memory, which the worker before this one must have freed.
     resume_from = channel.wait_for_go()
@@ -102,7 +106,7 @@ def _work(config: Config, arguments: argparse.Namespace, channel: Channel) -> Ou
     channel.send(
         RecordKind.READY,
         pid=os.getpid(),
-        environment=_environment(context, fingerprint),
+        environment=_environment(context) | fingerprints,
         notes=[*context.data.notes, f"{parameters:,} trained parameters", *filter(None, [eps])],
         step=step,
     )
@@ -119,15 +123,18 @@ def _work(config: Config, arguments: argparse.Namespace, channel: Channel) -> Ou
     return outcome
 
 
-def _open_context(config: Config, cache: Path, channel: Channel) -> TrainingContext:
-    folder = model_files.folder_of(config.model)
+def _open_context(
+    config: Config, arguments: argparse.Namespace, channel: Channel
+) -> TrainingContext:
+    progress = _progress_to(channel)
+    folder = model_files.folder_of(config.model, progress)
     data = open_data(
         config.data,
         config.train,
         config.seed,
         tokenizer_folder=folder,
-        cache_dir=cache,
-        progress=lambda text: channel.send(RecordKind.PROGRESS, text=text),
+        cache_dir=arguments.cache,
+        progress=progress,
     )
     held_out = data.val if config.trainer == "lab" else None
     count = min(config.train.val_batches, len(held_out)) if held_out else 0
@@ -137,11 +144,31 @@ def _open_context(config: Config, cache: Path, channel: Channel) -> TrainingCont
         validation=tuple(held_out.batch(index) for index in range(count)) if held_out else (),
         folder=folder,
         vocab_size=data.train_samples.tokenizer.vocab_size,
+        clock=lambda: time.monotonic() - arguments.started,
     )
 
 
-def _environment(context: TrainingContext, model_fingerprint: str | None) -> dict[str, object]:
-    """Versions, device and fingerprints: besides the config, all that a run's results depend on."""
+def _fingerprints(context: TrainingContext, cache: Path, channel: Channel) -> dict[str, str | None]:
+    """What data and model are known by; those of a model are null for one from scratch."""
+    found: dict[str, str | None] = {
+        "data_fingerprint": context.data.fingerprint,
+        "tokenizer_fingerprint": context.data.tokenizer_fingerprint,
+        "model_fingerprint": None,
+        "weights_fingerprint": None,
+    }
+    if context.folder is not None:
+        digest_of = partial(kept_sha256, cache, _progress_to(channel))
+        found["model_fingerprint"] = model_files.fingerprint(context.folder)
+        found["weights_fingerprint"] = model_files.weights_fingerprint(context.folder, digest_of)
+    return found
+
+
+def _progress_to(channel: Channel) -> Callable[[str], None]:
+    return lambda text: channel.send(RecordKind.PROGRESS, text=text)
+
+
+def _environment(context: TrainingContext) -> dict[str, object]:
+    """Versions, device and MLX's variables: on these the last bits of a run depend."""
     # Not importlib.metadata or platform.platform(): they would add 30 ms to each restart.
     from mlx_lm._version import __version__ as mlx_lm_version
 
@@ -151,12 +178,13 @@ def _environment(context: TrainingContext, model_fingerprint: str | None) -> dic
         "platform": f"{system.sysname}-{system.release}-{system.machine}",
         "mlx": mx.__version__,  # type: ignore[attr-defined]
         "mlx_lm": mlx_lm_version,
+        "tokenizers": tokenizers_version(),
         "device": str(mx.default_device()),
+        "architecture": str(info.get("architecture") or ""),
+        "mlx_variables": {k: v for k, v in sorted(os.environ.items()) if k.startswith("MLX_")},
         "device_name": str(info.get("device_name") or info.get("architecture") or ""),
         "blas": BLAS,
         "threads": context.config.worker.threads,
-        "data_fingerprint": context.data.fingerprint,
-        "model_fingerprint": model_fingerprint,
     }
 
 

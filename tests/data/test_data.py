@@ -16,6 +16,7 @@ from tokenizers import models, pre_tokenizers
 
 from lab.config.keys import Data, Train
 from lab.config.schema import ConfigError
+from lab.data import index, sources
 from lab.data.batches import Batch
 from lab.data.dataset import OpenData, open_data
 from lab.data.sources import stdlib_docs_folder
@@ -336,6 +337,28 @@ def test_a_file_that_changes_under_a_run_is_noticed(tmp_path):
 
 
 # --- Made sources -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("what", ["made", "indexed"])
+def test_what_takes_long_the_first_time_says_how_far_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(index, "PROGRESS_SECONDS", -1.0)
+    monkeypatch.setattr(sources, "PROGRESS_SECONDS", 0.05)
+    given: dict[str, Any] = {"name": "stdlib_docs"}
+    if what == "indexed":
+        given = {"path": str(write(tmp_path / "data.jsonl", *texts(5000)))}
+    says = {
+        "made": "reading this Python's docs, once: 0 s",
+        "indexed": "indexing data.jsonl, once: 4,096 lines, 0.00 GB",
+    }
+    how: dict[str, Any] = {"tokenizer_folder": None, "cache_dir": tmp_path, "progress": told.append}
+    open_data(data_of(**given), train_of(), 3, **how)
+    assert told[0] == says[what]
+    told.clear()
+    open_data(data_of(**given), train_of(), 3, **how)
+    assert not told
 
 
 def test_stdlib_docs_are_made_again_where_damaged_and_once_otherwise(tmp_path):

@@ -70,3 +70,16 @@ def test_a_row_without_an_integer_step_is_no_row(run, step):
     with (run / "metrics.jsonl").open("a") as file:
         file.write(f'{{"step": {step}, "loss": 1.0}}\n')
     assert summarise(run) == expected
+
+
+def test_no_reload_takes_longer_than_what_lies_between_its_rows(run):
+    """Earlier labs counted the hours in which a run lay still."""
+    event = reload_event(3)
+    (run / "events.jsonl").write_text(json.dumps(event) + "\n")
+    measured = summarise(run)["seconds"]["reload"]
+    assert measured == pytest.approx(sum(event["seconds"].values()))
+    times = {row["step"]: row["time"] for row in read_rows(run)}
+    (run / "events.jsonl").write_text(json.dumps(event | {"seconds": {"drop": 36000.0}}) + "\n")
+    figures = summarise(run)
+    assert figures["seconds"]["reload"] == pytest.approx(times[4] - times[3])
+    assert figures["overhead_fraction"] < 1
