@@ -65,9 +65,12 @@ def prepare(source: Path, patchelf: Path, out: Path) -> None:
     with tempfile.TemporaryDirectory(dir=out.parent) as folder:
         names, copy = Path(folder, "names"), Path(folder, out.name)
         names.write_text("".join(f"{name} {name.removeprefix(PREFIX)}\n" for name in prefixed))
-        command = [patchelf, "--rename-dynamic-symbols", names, "--output", copy, source]
+        rename = [patchelf, "--rename-dynamic-symbols", names, "--output", copy, source]
+        # Beside the source lies what it needs: its libgfortran.
+        find = [patchelf, "--set-rpath", source.parent, copy]
         try:
-            subprocess.run(command, check=True, capture_output=True, text=True)
+            for command in (rename, find):
+                subprocess.run(command, check=True, capture_output=True, text=True)
             _ = ctypes.CDLL(str(copy)).cblas_sgemm
         except subprocess.CalledProcessError as error:
             raise OpenBlasError(error.stderr.strip() or str(error)) from error
