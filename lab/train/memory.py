@@ -14,7 +14,7 @@ from lab.machine import process
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """All memory figures at one moment, in bytes.
+    """All memory figures at one moment, in bytes; None for one that the system did not give.
 
     Attributes:
         active: held by arrays that MLX counts.
@@ -28,17 +28,18 @@ class Reading:
     active: int
     cache: int
     peak: int
-    process: int
-    available: int
-    swap: int
+    process: int | None
+    available: int | None
+    swap: int | None
 
-    def metric(self, name: str) -> int:
+    def metric(self, name: str) -> int | None:
         """The figure that a reload policy looks at: ``active``, ``mlx`` or ``process``."""
         return self.active + self.cache if name == "mlx" else getattr(self, name)
 
-    def row(self) -> dict[str, float]:
+    def row(self) -> dict[str, float | None]:
         """The figures under the keys of ``metrics.jsonl``, in GB."""
-        return {f"memory/{name}_gb": getattr(self, name) / GB for name in self.__slots__}
+        figures = {f"memory/{name}_gb": getattr(self, name) for name in self.__slots__}
+        return {key: None if value is None else value / GB for key, value in figures.items()}
 
 
 def read() -> Reading:
