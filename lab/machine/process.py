@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 
 if sys.platform == "darwin":
     from lab.machine.macos import (
@@ -26,8 +27,18 @@ else:
 __all__ = [
     "available_and_swap_bytes",
     "core_count",
+    "has_ended",
     "memory_limit",
     "process_bytes",
     "process_bytes_of",
     "trim_heap",
 ]
+
+
+def has_ended(child: int) -> bool:
+    """Whether a child process has ended; it stays a zombie, and its number its own."""
+    import psutil  # here: neither a start nor a worker has to wait for it
+
+    with suppress(psutil.Error):
+        return psutil.Process(child).status() == psutil.STATUS_ZOMBIE
+    return True

@@ -26,6 +26,8 @@ from lab.machine.interpreter import environment_with_lab
 from lab.protocol import Command, Outcome
 
 EXIT_GRACE_S = 5.0  # for the process to end once its standard input is closed
+QUIT_S = 1.0  # for the process to end by itself once it was told that it is to be killed
+QUIT_POLL_S = 0.02
 POLL_S = 0.25  # between two looks at a worker that sends nothing
 SECRETS = ("WANDB_API_KEY",)  # the worker never talks to W&B
 
@@ -125,10 +127,22 @@ class WorkerProcess:
             self._process.stdin.write(line.encode() + b"\n")
 
     def kill(self, cause: str | None = None) -> None:
-        """End it and everything it started, at once; ``cause`` says why."""
+        """End it and everything it started, now; ``cause`` says why.
+
+        It is asked first: on macOS memory that a killed process had wired can stay wired until the
+        machine is started again.
+        """
         self._kill_cause = self._kill_cause or cause
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        if self._process.returncode is not None:
+            return  # its number may be another process's by now
+        self.send(Command.QUIT)
+        deadline = time.monotonic() + QUIT_S
+        # Not Popen.wait, which reaps it and so gives its number, that of its group, away.
+        while not process.has_ended(self.pid) and time.monotonic() < deadline:
+            time.sleep(QUIT_POLL_S)
+        # On macOS a group of which only a dead leader is left answers EPERM.
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
 
     def close(self) -> WorkerExit:
         """Wait for its end, for ``EXIT_GRACE_S`` seconds at most, and return how it ended."""
