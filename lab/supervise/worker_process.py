@@ -12,10 +12,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from lab.config.keys import Config
@@ -57,10 +58,17 @@ class WorkerProcess:
         checkpoints: the run's folder of checkpoints.
         generation: worker processes of this run before this one.
         started: the run's start, by ``time.monotonic``.
+        environment: variables on top of the usual ones.
     """
 
     def __init__(
-        self, config: Config, checkpoints: Path, *, generation: int, started: float
+        self,
+        config: Config,
+        checkpoints: Path,
+        *,
+        generation: int,
+        started: float,
+        environment: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self._kill_cause: str | None = None
         self._records, write_end = os.pipe()
@@ -78,7 +86,7 @@ class WorkerProcess:
                 stdin=subprocess.PIPE,
                 bufsize=0,  # a signal handler may write in the middle of another write
                 pass_fds=[write_end],
-                env=_environment(config),
+                env={**_environment(config), **environment},
                 start_new_session=True,  # Ctrl-C reaches only the supervisor, which sends `stop`
             )
         finally:
