@@ -67,6 +67,7 @@ uv pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 
 	--extra $(1) --extra dev $(ARGS) -o requirements/$(2).txt pyproject.toml
 endef
 
+# In ~/Documents and ~/Desktop macOS hides what is in dot folders, and Python skips hidden .pth files.
 # A .venv whose interpreter is gone is no .venv, whatever its stamp says.
 $(STAMP): $(if $(FOUND),,no-venv)
 	@$(if $(UV)$(PYTHON),,echo "no Python from 3.11 to 3.14 found (on a Mac one for arm64): install it, or uv" >&2; exit 1)
@@ -87,6 +88,7 @@ endif
 		'import ctypes; ctypes.CDLL("libopenblas.so.0")' 2>/dev/null || echo "no OpenBLAS: training on the CPU is" \
 		"over 20 times slower without it (Debian, Ubuntu: apt-get install libopenblas0;" \
 		"Fedora: dnf install openblas)"; fi
+	@if [ "$$(uname -s)" = Darwin ]; then chflags -R nohidden $(VENV); fi
 	@touch $@
 
 no-venv:

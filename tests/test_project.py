@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import tomllib
@@ -69,6 +70,24 @@ def test_tree_names_no_path_of_a_machine(repo: Path) -> None:
         for match in MACHINE_PATH.finditer(path.read_text(errors="replace"))
     ]
     assert found == []
+
+
+def test_on_macos_nothing_in_the_environment_stays_hidden(repo: Path, tmp_path: Path) -> None:
+    """The recipe alone, where ``uname`` says Darwin: Python skips a hidden ``.pth`` file."""
+    for name, text in {"uname": "echo Darwin", "chflags": 'echo "chflags $@"'}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    asked = ["make", "-n", "setup", f"VENV={tmp_path}/venv"]
+    recipe = subprocess.run(
+        asked, check=True, cwd=repo, capture_output=True, text=True, env=os.environ | {"PATH": path}
+    ).stdout
+    [line] = [line for line in recipe.splitlines() if "chflags" in line]
+    said = subprocess.run(
+        ["sh", "-c", line], check=True, capture_output=True, text=True, env={"PATH": path}
+    )
+    assert said.stdout == f"chflags -R nohidden {tmp_path}/venv\n"
+    assert recipe.index("-e .") < recipe.index("chflags") < recipe.index("touch")
 
 
 def test_make_help_lists_every_target(repo: Path) -> None:

@@ -202,3 +202,19 @@ def trim_heap() -> None:
     trim = _malloc_trim()
     if trim is not None:
         trim(0)
+
+
+# --- The disk, and sleep ------------------------------------------------------------------------
+
+
+def fsync(descriptor: int) -> None:
+    """Wait until a file's content is on the disk.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    os.fsync(descriptor)
+
+
+def keep_awake() -> None:
+    """Do nothing: a Linux machine in use does not fall asleep by itself."""

@@ -1,4 +1,4 @@
-"""Memory and cores on macOS, from libproc and sysctl.
+"""Memory and cores on macOS, from libproc and sysctl; its disk and its sleep.
 
 psutil's readings of the whole system fail on macOS 27 (before its version 8), whose kernel has a
 larger structure for them; what is read here has had its size for twenty years.
@@ -7,9 +7,11 @@ larger structure for them; what is read here has had its size for twenty years.
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import functools
 import os
 import struct
+import subprocess
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -17,6 +19,8 @@ T = TypeVar("T")
 
 LIBPROC = "/usr/lib/libproc.dylib"
 LIBSYSTEM = "/usr/lib/libSystem.B.dylib"
+CAFFEINATE = "/usr/bin/caffeinate"
+F_FULLFSYNC = 51  # of <sys/fcntl.h>
 
 
 class _RUsage(ctypes.Structure):
@@ -134,3 +138,39 @@ def available_and_swap_bytes() -> tuple[int | None, int | None]:
 
 def trim_heap() -> None:
     """Do nothing: macOS reclaims freed heap itself."""
+
+
+# --- The disk, and sleep ------------------------------------------------------------------------
+
+
+def fsync(descriptor: int) -> None:
+    """Wait until a file's content is on the disk; ``fsync`` alone leaves it in the drive's cache.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    try:
+        fcntl.fcntl(descriptor, F_FULLFSYNC)
+    except OSError:  # not every file system has it; what is wrong with the disk, fsync says too
+        os.fsync(descriptor)
+
+
+@functools.cache
+def keep_awake() -> subprocess.Popen[bytes] | None:
+    """Keep the system from idle sleep until this process ends, on mains power from any sleep.
+
+    The display may sleep, and should: while it is on, macOS ends long computations.
+
+    Returns:
+        What holds the sleep off; None where that cannot be started.
+    """
+    try:
+        return subprocess.Popen(
+            [CAFFEINATE, "-i", "-s", "-w", str(os.getpid())],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C is not meant for it: the run is still to be saved
+        )
+    except OSError:
+        return None

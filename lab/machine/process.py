@@ -1,4 +1,4 @@
-"""Memory of the system and of processes on this platform, in bytes; read at every step."""
+"""What differs between platforms: memory of the system and of processes, the disk, sleep."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ if sys.platform == "darwin":
     from lab.machine.macos import (
         available_and_swap_bytes,
         core_count,
+        fsync,
+        keep_awake,
         memory_limit,
         process_bytes,
         process_bytes_of,
@@ -18,6 +20,8 @@ else:
     from lab.machine.linux import (
         available_and_swap_bytes,
         core_count,
+        fsync,
+        keep_awake,
         memory_limit,
         process_bytes,
         process_bytes_of,
@@ -27,7 +31,9 @@ else:
 __all__ = [
     "available_and_swap_bytes",
     "core_count",
+    "fsync",
     "has_ended",
+    "keep_awake",
     "memory_limit",
     "process_bytes",
     "process_bytes_of",

@@ -12,6 +12,7 @@ from typing import Any
 
 from lab.config.keys import Config
 from lab.config.schema import ConfigError
+from lab.machine import process
 from lab.protocol import Command, Outcome, RecordKind
 from lab.records.files import RunFiles
 from lab.records.origin import Origin, check_environment
@@ -75,6 +76,7 @@ class RunSupervisor:
             ConfigError: the worker found the config impossible before its first step.
             MetricsLost: a file of the run cannot be written any more.
         """
+        process.keep_awake()
         try:
             with StopSignals() as signals:
                 end = self._run_workers(signals)

@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from lab.compose.check import check_folder, check_jobs
 from lab.config.schema import ConfigError
+from lab.machine import process
 from lab.machine.interpreter import environment_with_lab
 from lab.sweep import plan
 from lab.sweep.index import SweepIndex
@@ -40,6 +41,7 @@ def begin_sweep(config: DictConfig, *, resuming: bool) -> SweepLease:
     if not resuming:
         _write(index, folder)
     os.environ.update(environment_with_lab())  # inherited by a launcher's own processes
+    process.keep_awake()  # also between two jobs
     return SweepLease(folder)
 
 

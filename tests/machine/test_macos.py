@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import ctypes
+import errno
+import fcntl
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from lab.machine import macos
-from lab.train import memory
+from lab.machine import linux, macos, process
+from lab.records.files import RunFiles
+from lab.train import checkpoint, memory
 
 GB = 2**30
 GONE = 77777
@@ -80,3 +84,75 @@ def test_a_library_that_is_not_there_ends_no_run(monkeypatch: pytest.MonkeyPatch
     _forget()
     assert macos.process_bytes() is None
     assert macos.available_and_swap_bytes() == (None, None)
+
+
+def test_both_platforms_have_what_the_lab_calls() -> None:
+    names = set(process.__all__) - {"has_ended"}
+    for platform in (linux, macos):
+        assert {name for name in names if callable(getattr(platform, name, None))} == names
+
+
+# --- The disk, and sleep ------------------------------------------------------------------------
+
+
+def test_the_disk_is_asked_for_more_than_fsync(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr(fcntl, "fcntl", lambda descriptor, command: asked.append(command))
+    with (tmp_path / "file").open("w") as file:
+        macos.fsync(file.fileno())
+    assert asked == [51]  # F_FULLFSYNC
+
+
+def test_a_file_system_without_it_is_synced_as_well_as_it_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(descriptor: int, command: int) -> None:
+        raise OSError(errno.ENOTSUP, "Operation not supported")
+
+    synced = []
+    monkeypatch.setattr(fcntl, "fcntl", refuse)
+    monkeypatch.setattr(os, "fsync", synced.append)
+    macos.fsync(7)
+    assert synced == [7]
+
+
+def test_a_runs_files_are_synced_by_the_platform(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr(process, "fsync", asked.append)
+    files = RunFiles(tmp_path)
+    files.fsync()
+    files.write_summary({})
+    files.close()
+    checkpoint.save(tmp_path / "checkpoints", checkpoint.Snapshot(1, {"progress": {"step": 1}}), {})
+    assert len(asked) == 3 + 5  # rows, events, summary; three files of JSON and two folders
+
+
+CAFFEINATED = """import os, sys
+from lab.machine import macos, process
+process.keep_awake = macos.keep_awake
+macos.CAFFEINATE = sys.argv[1]
+from tests.runs import start
+from pathlib import Path
+start(Path(sys.argv[2]), "train.steps=2")
+print(os.getpid())
+"""
+
+
+def test_a_run_holds_idle_sleep_off_and_lets_the_display_sleep(repo: Path, tmp_path: Path) -> None:
+    fake, heard = tmp_path / "caffeinate", tmp_path / "heard"
+    fake.write_text(f'#!/bin/sh\necho "$@" >> {heard}\n')
+    fake.chmod(0o755)
+    command = [sys.executable, "-c", CAFFEINATED, str(fake), str(tmp_path / "run")]
+    said = subprocess.run(command, cwd=repo, check=True, capture_output=True, text=True).stdout
+    assert heard.read_text() == f"-i -s -w {said.split()[-1]}\n"
+
+
+def test_without_caffeinate_a_run_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(macos, "CAFFEINATE", "/no/such/program")
+    macos.keep_awake.cache_clear()
+    assert macos.keep_awake() is None
+    macos.keep_awake.cache_clear()
