@@ -141,6 +141,7 @@ class Memory:
     limit_gb: float = setting(above=0, unit="GB", auto=True)
     cache_clear_interval: int = setting(at_least=0, unit="steps")
     leak_warning_mb: float = setting(at_least=0, unit="MB a step")
+    wired_fraction: float = setting(0.6, at_least=0.0, at_most=1.0)
 
 
 @dataclass(frozen=True, kw_only=True)

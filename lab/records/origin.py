@@ -17,7 +17,10 @@ from lab.records.rows import read_jsonl
 # Fingerprints, and the setting to name if they differ: another one changes the training.
 MUST_MATCH = {"data_fingerprint": "data", "model_fingerprint": "model.path"}
 # A mismatch in these may change the last bits; it is only warned about.
-WARN_IF_CHANGED = ("python", "mlx", "mlx_lm", "device", "device_name", "blas", "threads")
+WARN_IF_CHANGED = (
+    *("platform", "architecture", "python", "mlx", "mlx_lm"),
+    *("device", "device_name", "blas", "threads"),
+)
 RUN_ID = "[0-9a-z]{1,32}"
 
 

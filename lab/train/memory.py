@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import mlx.core as mx
 
@@ -65,8 +67,20 @@ def set_limits(memory: Memory) -> None:
     mx.set_cache_limit(int(memory.cache_limit_gb * GB))
     mx.set_memory_limit(int(memory.limit_gb * GB))
     if mx.metal.is_available():
-        wired = mx.device_info()["max_recommended_working_set_size"]
-        mx.set_wired_limit(min(int(wired), int(memory.limit_gb * GB)))
+        mx.set_wired_limit(wired_limit(mx.device_info(), memory))
+
+
+def wired_limit(device: Mapping[str, Any], memory: Memory) -> int:
+    """Bytes that MLX may wire, so that the system can neither compress nor swap them.
+
+    All of the working set would leave the rest of the machine to swap, and a worker that is killed
+    can leave what it wired wired until the machine is started again.
+
+    Arguments:
+        device: ``mx.device_info()`` on Metal.
+    """
+    recommended = int(device.get("max_recommended_working_set_size") or 0)
+    return min(int(memory.wired_fraction * recommended), int(memory.limit_gb * GB))
 
 
 def release_wired() -> None:

@@ -154,6 +154,7 @@ def _environment(context: TrainingContext, model_fingerprint: str | None) -> dic
         "mlx": mx.__version__,  # type: ignore[attr-defined]
         "mlx_lm": mlx_lm_version,
         "device": str(mx.default_device()),
+        "architecture": str(info.get("architecture") or ""),
         "device_name": str(info.get("device_name") or info.get("architecture") or ""),
         "blas": BLAS,
         "threads": context.config.worker.threads,

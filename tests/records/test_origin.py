@@ -35,6 +35,18 @@ def test_another_version_is_told() -> None:
     assert line == "mlx is 0.33.0, and was 0.32.4 when the run began: its curve may differ"
 
 
+@pytest.mark.parametrize(
+    ("key", "then", "now"),
+    [
+        ("platform", "Darwin-25.1.0-arm64", "Darwin-26.0.0-arm64"),
+        ("architecture", "applegpu_g15s", "applegpu_g16s"),
+    ],
+)
+def test_another_system_or_another_gpu_is_told(key: str, then: str, now: str) -> None:
+    [line] = check_environment(THEN | {key: then}, THEN | {key: now})
+    assert line == f"{key} is {now}, and was {then} when the run began: its curve may differ"
+
+
 def test_a_models_fingerprint_sees_every_small_file_and_both_ends_of_large_ones(
     tmp_path: Path,
 ) -> None:
