@@ -130,4 +130,6 @@ def build(context: TrainingContext) -> tuple[nn.Module, optim.Optimizer]:
         vocab_size=context.vocab_size,
         dtype=getattr(mx, config.train.dtype),
     )
+    on_gpu = mx.default_device().type == mx.gpu
+    deterministic.check_experts(model, config.train, on_gpu=on_gpu)
     return model, optimizers.build_optimizer(config.optimizer, steps=config.train.steps)
