@@ -9,6 +9,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 LOCKS = ("default", "cuda")
 HASH = r"--hash=sha256:[0-9a-f]{64}"
@@ -88,6 +89,19 @@ def test_on_macos_nothing_in_the_environment_stays_hidden(repo: Path, tmp_path: 
     )
     assert said.stdout == f"chflags -R nohidden {tmp_path}/venv\n"
     assert recipe.index("-e .") < recipe.index("chflags") < recipe.index("touch")
+
+
+def test_the_workflow_covers_what_is_promised(repo: Path) -> None:
+    """It cannot be run here: what it names exists, and every system and Python is in it."""
+    text = (repo / ".github" / "workflows" / "tests.yml").read_text()
+    [job] = yaml.safe_load(text)["jobs"].values()
+    assert "could not be run" in text
+    assert job["strategy"]["matrix"] == {
+        "system": ["ubuntu-24.04", "macos-14", "macos-15", "macos-26"],
+        "python": ["3.11", "3.14"],
+    }
+    commands = [step["run"] for step in job["steps"] if "run" in step]
+    assert commands == ["make train", 'make test ARGS="-m gpu -n 0"', "make test"]
 
 
 def test_make_help_lists_every_target(repo: Path) -> None:
