@@ -108,7 +108,7 @@ def test_a_bad_value_names_key_value_and_what_is_allowed(
 
 
 def test_dropout_with_gradient_checkpointing_is_refused() -> None:
-    line = refusal("model=smollm2_135m", "hardware=base_16gb", "adapter.dropout=0.1")
+    line = refusal("model=qwen3_1_7b", "hardware=base_16gb", "adapter.dropout=0.1")
     assert line.startswith("train.grad_checkpoint=true: gives a wrong gradient")
 
 
