@@ -74,6 +74,9 @@ endef
 
 # A lock names everything, so nothing has to be looked for beyond it (--no-deps). pip says little
 # or far too much: of its lines the large downloads are shown. The loop's last word is its status.
+# In ~/Documents and ~/Desktop macOS hides what is in dot folders, and Python skips hidden .pth files.
+unhide = if [ "$$(uname -s)" = Darwin ]; then chflags -R nohidden $(VENV); fi
+
 ifdef UV
 install = uv pip install --python $(BIN)/python --no-deps --require-hashes -r $(1)
 editable = uv pip install --quiet --python $(BIN)/python --offline --no-deps --no-build-isolation -e .
@@ -105,11 +108,13 @@ endif
 	@$(editable)
 	@if [ "$$(uname -s)-$(BACKEND)" = Linux-default ]; then $(BIN)/python -m lab.machine.openblas || \
 		echo "going on without it"; fi
+	@$(unhide)
 	@touch $@
 
 $(DEV_STAMP): $(STAMP)
 	@echo "installing what tests, lint and launchers need ($(DEV_LOCK))"
 	@$(call install,$(DEV_LOCK))
+	@$(unhide)
 	@touch $@
 
 no-venv:

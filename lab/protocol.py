@@ -22,12 +22,14 @@ class Command(StrEnum):
         COMMITTED: ``committed STEP``: every row up to STEP is on disk.
         RELOAD: leave at a checkpoint, so that another process takes over.
         STOP: save a checkpoint after this step and end.
+        QUIT: end at once and save nothing, memory unwired; SIGKILL follows.
     """
 
     GO = "go"
     COMMITTED = "committed"
     RELOAD = "reload"
     STOP = "stop"
+    QUIT = "quit"
 
 
 class RecordKind(StrEnum):

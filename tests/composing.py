@@ -36,7 +36,7 @@ def machine(backend: str = "cpu", memory: float = 256, budget: float | None = No
     )
 
 
-BIG = machine()
+BIG = machine(memory=512)  # holds the largest model of conf/model in float32
 
 
 PARSER = OverridesParser.create()

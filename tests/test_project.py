@@ -10,6 +10,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 LOCKS = ("default", "cuda", "dev")
 BACKENDS = (("default", "cpu"), ("cuda", "cuda"))  # a lock for training, and its extra
@@ -138,6 +139,37 @@ def test_tree_names_no_path_of_a_machine(repo: Path) -> None:
         for match in MACHINE_PATH.finditer(path.read_text(errors="replace"))
     ]
     assert found == []
+
+
+def test_on_macos_nothing_in_the_environment_stays_hidden(repo: Path, tmp_path: Path) -> None:
+    """The recipe alone, where ``uname`` says Darwin: Python skips a hidden ``.pth`` file."""
+    for name, text in {"uname": "echo Darwin", "chflags": 'echo "chflags $@"'}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    asked = ["make", "-n", "setup", f"VENV={tmp_path}/venv"]
+    recipe = subprocess.run(
+        asked, check=True, cwd=repo, capture_output=True, text=True, env=os.environ | {"PATH": path}
+    ).stdout
+    [line] = [line for line in recipe.splitlines() if "chflags" in line]
+    said = subprocess.run(
+        ["sh", "-c", line], check=True, capture_output=True, text=True, env={"PATH": path}
+    )
+    assert said.stdout == f"chflags -R nohidden {tmp_path}/venv\n"
+    assert recipe.index("-e .") < recipe.index("chflags") < recipe.index("touch")
+
+
+def test_the_workflow_covers_what_is_promised(repo: Path) -> None:
+    """It cannot be run here: what it names exists, and every system and Python is in it."""
+    text = (repo / ".github" / "workflows" / "tests.yml").read_text()
+    [job] = yaml.safe_load(text)["jobs"].values()
+    assert "could not be run" in text
+    assert job["strategy"]["matrix"] == {
+        "system": ["ubuntu-24.04", "macos-14", "macos-15", "macos-26"],
+        "python": ["3.11", "3.14"],
+    }
+    commands = [step["run"] for step in job["steps"] if "run" in step]
+    assert commands == ["make train", 'make test ARGS="-m gpu -n 0"', "make test"]
 
 
 def test_make_help_lists_every_target(repo: Path) -> None:

@@ -12,6 +12,7 @@ from lab.machine.machine import Machine
 
 THRESHOLD_SHARE = 0.85  # of the budget
 CACHE_SHARE = 0.1  # of the budget
+SMALL_SHARE = 0.5  # of the budget; the rest is for the logits, the optimizer, what is not counted
 
 # On the CPU more took 0.6 GB of the process (SmolLM2, LoRA) and won no time.
 CPU_CACHE_GB = 0.1
@@ -81,19 +82,31 @@ def _decide_memory(values: dict[str, Any], machine: Machine) -> list[str]:
 def _decide_size(values: dict[str, Any], machine: Machine) -> None:
     """Fill in the adapter's and the batch's size where profile and user left them open."""
     adapter, train, hardware = values["adapter"], values["train"], values["hardware"]
-    if adapter["kind"] == "full":
-        _check_weights(values)
-        _fill(train, batch_size=hardware["batch_size"])
-        return
-    if adapter["rank"] is None:
-        raise _does_not_fit(values, machine)
-    if adapter["alpha"] is None:
-        adapter["alpha"] = 2.0 * adapter["rank"]
     tier = hardware["tiers"].get(values["model"]["tier"], {})
-    if tier.get("rank") is None:  # not in the profile, but the user set a rank: start small
-        adapter["num_layers"] = adapter["num_layers"] or 8
-        _fill(train, batch_size=1)
+    if adapter["kind"] != "full":
+        if adapter["rank"] is None:
+            raise _does_not_fit(values, machine)
+        if adapter["alpha"] is None:
+            adapter["alpha"] = 2.0 * adapter["rank"]
+        if tier.get("rank") is None:  # not in the profile, but the user set a rank: start small
+            adapter["num_layers"] = adapter["num_layers"] or 8
+            _fill(train, batch_size=1)
+    _check_weights(values, machine)
     _fill(train, batch_size=hardware["batch_size"])
+    # A profile that says nothing of the tier, or of an older lab: less memory is the safer choice.
+    recomputes = tier.get("grad_checkpoint") is not False and not _is_small(values)
+    _fill(train, grad_checkpoint=recomputes)
+
+
+def _is_small(values: dict[str, Any]) -> bool:
+    """Whether weights and activations, all of them kept, are small against the budget."""
+    model, train = values["model"], values["train"]
+    tokens = train["batch_size"] * train["max_seq_length"]
+    kept = model_size.activation_bytes(model, tokens, train["dtype"])
+    if kept is None:
+        return False
+    weights = model_size.weights_bytes(model, values["adapter"]["kind"], train["dtype"])
+    return weights + kept <= SMALL_SHARE * values["memory"]["budget_gb"] * GB
 
 
 def _does_not_fit(values: dict[str, Any], machine: Machine) -> ConfigError:
@@ -113,14 +126,19 @@ def _does_not_fit(values: dict[str, Any], machine: Machine) -> ConfigError:
     )
 
 
-def _check_weights(values: dict[str, Any]) -> None:
-    parameters = model_size.parameters_of(values["model"])
-    size = parameters * (4 if values["train"]["dtype"] == "float32" else 2) / GB
+def _check_weights(values: dict[str, Any], machine: Machine) -> None:
+    model, kind, dtype = values["model"], values["adapter"]["kind"], values["train"]["dtype"]
     budget = values["memory"]["budget_gb"]
-    if size > budget:
-        raise ConfigError(
-            "adapter",
-            "full",
-            f"cannot train model={values['model']['name']}: its weights alone take about "
-            f"{size:.0f} GB of a budget of {budget:.1f} GB; choose adapter=lora or qlora",
-        )
+    size = model_size.weights_bytes(model, kind, dtype) / GB
+    if size <= budget:
+        return
+    quantized = model_size.weights_bytes(model, "qlora", dtype) / GB
+    remedies = ["choose adapter=qlora"] if quantized <= budget else ["choose a smaller model"]
+    if size <= machine.budget_gb:
+        remedies.append(f"raise memory.budget_gb (this machine has {machine.budget_gb:.1f})")
+    raise ConfigError(
+        "adapter",
+        kind,
+        f"cannot train model={model['name']}: its weights alone take about {size:.1f} GB of a "
+        f"budget of {budget:.1f} GB; {', or '.join(remedies)}",
+    )

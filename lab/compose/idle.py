@@ -46,6 +46,7 @@ _UNKNOWN_TO_MLX_LM = (
     "reload.method",
     "memory.cache_limit_gb",
     "memory.limit_gb",
+    "memory.wired_fraction",
     "memory.cache_clear_interval",
 )
 

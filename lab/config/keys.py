@@ -27,6 +27,7 @@ class Tier:
     rank: int | None = setting(None, at_least=1)
     num_layers: int | None = setting(None, at_least=1, unit="layers")
     batch_size: int | None = setting(None, at_least=1, unit="sequences")
+    grad_checkpoint: bool | None = setting(None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +106,7 @@ class Train:
     grad_accumulation_steps: int = setting(at_least=1, unit="batches a step")
     max_seq_length: int = setting(at_least=8, unit="tokens")
     max_grad_norm: float = setting(at_least=0)
-    grad_checkpoint: bool = setting()
+    grad_checkpoint: bool = setting(auto=True)
     mask_prompt: bool = setting()
     compile: bool = setting(auto=True)
     dtype: str = setting(choices=("float32", "bfloat16", "float16"), auto=True)
@@ -142,6 +143,7 @@ class Memory:
     limit_gb: float = setting(above=0, unit="GB", auto=True)
     cache_clear_interval: int = setting(at_least=0, unit="steps")
     leak_warning_mb: float = setting(at_least=0, unit="MB a step")
+    wired_fraction: float = setting(0.6, at_least=0.0, at_most=1.0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -102,6 +102,10 @@ def core_count() -> int:
 # --- Read at every step -------------------------------------------------------------------------
 
 
+# No ``/proc``, a cgroup that has gone, a text unlike those known: no reading may end a run.
+UNREADABLE = (OSError, ValueError, IndexError)
+
+
 @functools.cache
 def _open(path: str) -> int:
     return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -115,9 +119,12 @@ def parse_statm(text: bytes, page: int) -> int:
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
-def process_bytes() -> int:
-    """Resident memory of this process in bytes."""
-    return parse_statm(os.pread(_open("/proc/self/statm"), 128, 0), _PAGE)
+def process_bytes() -> int | None:
+    """Resident memory of this process in bytes; None where it cannot be read."""
+    try:
+        return parse_statm(os.pread(_open("/proc/self/statm"), 128, 0), _PAGE)
+    except UNREADABLE:
+        return None
 
 
 def process_bytes_of(pid: int) -> int:
@@ -174,11 +181,17 @@ def parse_inactive(stat: bytes) -> int:
     return 0
 
 
-def available_and_swap_bytes() -> tuple[int, int]:
-    """Bytes that this process can still allocate, and bytes of swap in use on the system."""
-    available, swap = parse_available(os.pread(_open("/proc/meminfo"), 2048, 0))
-    for limit, usage, stat in _cgroup_files():
-        available = _cgroup_room(available, limit, usage, stat)
+def available_and_swap_bytes() -> tuple[int | None, int | None]:
+    """Bytes that this process can still allocate, and bytes of swap in use on the system.
+
+    Both are None where they cannot be read.
+    """
+    try:
+        available, swap = parse_available(os.pread(_open("/proc/meminfo"), 2048, 0))
+        for limit, usage, stat in _cgroup_files():
+            available = _cgroup_room(available, limit, usage, stat)
+    except UNREADABLE:
+        return None, None
     return available, swap
 
 
@@ -192,3 +205,19 @@ def trim_heap() -> None:
     trim = _malloc_trim()
     if trim is not None:
         trim(0)
+
+
+# --- The disk, and sleep ------------------------------------------------------------------------
+
+
+def fsync(descriptor: int) -> None:
+    """Wait until a file's content is on the disk.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    os.fsync(descriptor)
+
+
+def keep_awake() -> None:
+    """Do nothing: a Linux machine in use does not fall asleep by itself."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.config.schema import ConfigError
+from lab.machine import process
 from lab.records.rows import METRIC_KEYS, decode, encode, finite
 
 Row = dict[str, Any]
@@ -104,7 +105,7 @@ class JsonLinesWriter:
     def fsync(self) -> None:
         """Wait until every line is on disk."""
         try:
-            os.fsync(self._fd)
+            process.fsync(self._fd)
         except OSError as error:
             raise MetricsLost(self.path, error) from error
 
@@ -211,7 +212,7 @@ class RunFiles:
             with temporary.open("w", encoding="utf-8") as file:
                 file.write(text)
                 file.flush()
-                os.fsync(file.fileno())
+                process.fsync(file.fileno())
             temporary.replace(path)
         except OSError as error:
             with suppress(OSError):

@@ -24,8 +24,8 @@ MUST_MATCH = {
 # A mismatch in these may change the last bits; it is only warned about, and a run goes on after an
 # update.
 WARN_IF_CHANGED = (
-    *("lab", "git_commit", "python", "mlx", "mlx_lm", "tokenizers"),
-    *("device", "device_name", "architecture", "blas", "threads"),
+    *("lab", "git_commit", "platform", "architecture", "python", "mlx", "mlx_lm", "tokenizers"),
+    *("device", "device_name", "blas", "threads"),
 )
 MLX_VARIABLES = "mlx_variables"  # in an environment: the MLX_* that were set, by name
 RUN_ID = "[0-9a-z]{1,32}"

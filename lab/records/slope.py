@@ -56,12 +56,17 @@ class SlopeWindow:
         self._slopes: list[float] = []
         self._step = -WARM_UP_STEPS
 
-    def add(self, value: int) -> float | None:
-        """Add one step's memory in bytes; return bytes per step, None until the window is full."""
+    def add(self, value: int | None) -> float | None:
+        """Add one step's memory in bytes; return bytes per step, None until the window is full.
+
+        A step without a figure (None) counts, and has no slope.
+        """
         step, self._step = self._step, self._step + 1
+        if value is None:
+            return None
         if step >= 0 and step % self._every == 0:
             self._push(step, value)
-        return _middle(self._slopes) if self._step >= self._window else None
+        return _middle(self._slopes) if self._slopes and self._step >= self._window else None
 
     def _push(self, step: int, value: int) -> None:
         if len(self._points) == self._room:

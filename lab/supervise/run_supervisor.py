@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from typing import Any
 
 from lab.config.keys import Config
 from lab.config.schema import ConfigError
+from lab.machine import process
 from lab.protocol import Command, Outcome, RecordKind
 from lab.records.files import RunFiles
 from lab.records.origin import Origin, check_environment
@@ -22,6 +24,7 @@ from lab.supervise.recorder import RunRecorder
 from lab.supervise.replay import loss_rtol, repeated_events
 from lab.supervise.signals import StopSignals
 from lab.supervise.verdict import RestartPolicy, Result, error_text, verdict
+from lab.supervise.walls import WallPolicy, recognise
 from lab.supervise.worker_process import Record, WorkerExit, WorkerProcess
 from lab.tracking.folders import outputs_of
 
@@ -62,6 +65,7 @@ class RunSupervisor:
         self._first_environment = workers[0].get("environment", {}) if workers else begun_with or {}
         can_reload = config.checkpoint.enabled and config.trainer == "lab"
         self._budget = Budget(config.memory.budget_gb, can_reload=can_reload)
+        self._walls = WallPolicy(os.environ)
         self._standby: WorkerProcess | None = None
         self._environment: dict[str, Any] = {}  # of this attempt's first worker, once it is ready
         self._start_step = 0
@@ -75,6 +79,7 @@ class RunSupervisor:
             ConfigError: the worker found the config impossible before its first step.
             MetricsLost: a file of the run cannot be written any more.
         """
+        process.keep_awake()
         try:
             with StopSignals() as signals:
                 end = self._run_workers(signals)
@@ -109,7 +114,8 @@ class RunSupervisor:
                     "worker_died", step, cause=end.cause, error=text, stderr=end.stderr or None
                 )
                 log.debug("%s", self._error.get("trace", ""))
-            if signals.received or not restarts.restarts_after(end):
+            is_stuck = end.outcome is Outcome.FAILED and self._is_at_a_wall(end)
+            if signals.received or is_stuck or not restarts.restarts_after(end):
                 return end
             self._generation += 1
             self._budget.next_worker()
@@ -120,6 +126,20 @@ class RunSupervisor:
         if not self._environment:
             raise error
         self._error = {"text": str(error)}
+
+    def _is_at_a_wall(self, end: WorkerExit) -> bool:
+        """Whether the worker died at a limit of Metal that the next one would only meet again."""
+        text = self._error.get("text", "")
+        wall = recognise(f"{text}\n{end.stderr}")
+        if wall is None:
+            return False
+        told = f"{wall.name}; what helps: {wall.remedy}"
+        self._error = {**self._error, "text": f"{told} ({text})"}
+        step = self._recorder.last_step
+        if not self._walls.finds_a_way(wall, start_step=self._start_step, last_step=step):
+            return True
+        log.warning("%s; another worker tries to get past it", told)
+        return False
 
     def _finish(self, end: WorkerExit, signal_exit_code: int | None) -> Result:
         exhausted = self._budget.exhausted
@@ -190,6 +210,7 @@ class RunSupervisor:
             self._run_dir / "checkpoints",
             generation=generation,
             started=self._recorder.started,
+            environment=self._walls.environment,
         )
 
     def _handle(self, record: Record, worker: WorkerProcess) -> None:

@@ -13,10 +13,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from lab.config.keys import Config
@@ -28,6 +29,8 @@ from lab.protocol import Command, Outcome, RecordKind
 from lab.supervise.last_words import LastWords
 
 EXIT_GRACE_S = 5.0  # for the process to end once its standard input is closed
+QUIT_S = 1.0  # for the process to end by itself once it was told that it is to be killed
+QUIT_POLL_S = 0.02
 POLL_S = 0.25  # between two looks at a worker that sends nothing
 SECRETS = ("WANDB_API_KEY",)  # the worker never talks to W&B
 
@@ -59,13 +62,20 @@ class WorkerProcess:
         checkpoints: the run's folder of checkpoints.
         generation: worker processes of this run before this one.
         started: the run's start, by ``time.monotonic``.
+        environment: variables on top of the usual ones.
 
     Attributes:
         is_ready: its record of kind ``ready`` was read.
     """
 
     def __init__(
-        self, config: Config, checkpoints: Path, *, generation: int, started: float
+        self,
+        config: Config,
+        checkpoints: Path,
+        *,
+        generation: int,
+        started: float,
+        environment: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.is_ready = False
         self._kill_cause: str | None = None
@@ -85,7 +95,7 @@ class WorkerProcess:
                 stderr=subprocess.PIPE,
                 bufsize=0,  # a signal handler may write in the middle of another write
                 pass_fds=[write_end],
-                env=_environment(config),
+                env={**_environment(config), **environment},
                 start_new_session=True,  # Ctrl-C reaches only the supervisor, which sends `stop`
             )
         except BaseException:
@@ -145,11 +155,23 @@ class WorkerProcess:
             self._process.stdin.write(line.encode() + b"\n")
 
     def kill(self, cause: str | None = None) -> None:
-        """End it and everything it started, at once; ``cause`` says why."""
-        if self._process.poll() is None:  # else how it ended is known, and not for this cause
+        """End it and everything it started, now; ``cause`` says why.
+
+        It is asked first: on macOS memory that a killed process had wired can stay wired until the
+        machine is started again.
+        """
+        if self._process.returncode is not None:
+            return  # its number may be another process's by now
+        if not process.has_ended(self.pid):  # else how it ended is known, and not for this cause
             self._kill_cause = self._kill_cause or cause
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        self.send(Command.QUIT)
+        deadline = time.monotonic() + QUIT_S
+        # Not Popen.wait, which reaps it and so gives its number, that of its group, away.
+        while not process.has_ended(self.pid) and time.monotonic() < deadline:
+            time.sleep(QUIT_POLL_S)
+        # On macOS a group of which only a dead leader is left answers EPERM.
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
 
     def close(self) -> WorkerExit:
         """Wait for its end, for ``EXIT_GRACE_S`` seconds at most, and return how it ended."""

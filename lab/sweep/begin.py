@@ -8,6 +8,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from lab.compose.check import check_jobs, claim_folder
+from lab.machine import process
 from lab.machine.interpreter import environment_with_lab
 from lab.sweep import plan
 from lab.sweep.index import INDEX_FILE
@@ -43,4 +44,5 @@ def begin_sweep(config: DictConfig, *, resuming: bool) -> SweepLease:
         new.create(INDEX_FILE, index.text())
         folder = new.path
     os.environ.update(environment_with_lab())  # inherited by a launcher's own processes
+    process.keep_awake()  # also between two jobs
     return SweepLease(folder)

@@ -8,9 +8,10 @@ import sys
 import threading
 
 from lab.protocol import Command, RecordKind
+from lab.train import memory
 
 ABANDONED_EXIT = 70
-GRACE_S = 3.0
+GRACE_S = 3.0  # for the step to end and its checkpoint to be saved
 
 
 class Channel:
@@ -18,7 +19,8 @@ class Channel:
 
     A daemon thread reads standard input; ``mx.eval`` releases the GIL, so it runs while a step
     does. End of file means that the supervisor is gone: the worker stops after its current step,
-    and exits at once with ``ABANDONED_EXIT`` if it has not within ``GRACE_S`` seconds.
+    and exits at once with ``ABANDONED_EXIT`` if it has not within ``GRACE_S`` seconds, as it does
+    at ``quit``.
 
     Arguments:
         descriptor: the open file descriptor that records are written to.
@@ -117,10 +119,18 @@ class Channel:
                         self.stopping = True
                     case Command.RELOAD:
                         self.over_budget = True
+                    case Command.QUIT:
+                        _quit()
                 self._heard.notify_all()
         with self._heard:
             self.abandoned = self.stopping = True
             self._heard.notify_all()
-        timer = threading.Timer(GRACE_S, os._exit, (ABANDONED_EXIT,))
+        timer = threading.Timer(GRACE_S, _quit)
         timer.daemon = True
         timer.start()
+
+
+def _quit() -> None:
+    """Leave in the middle of whatever the main thread does, with no memory wired."""
+    memory.release_wired()
+    os._exit(ABANDONED_EXIT)

@@ -25,6 +25,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from lab.machine import process
 from lab.records.digest import sha256_of_file
 
 CHECKPOINT_VERSION = 1
@@ -260,6 +261,6 @@ def _describe(path: Path) -> dict[str, object]:
 def _fsync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        process.fsync(descriptor)
     finally:
         os.close(descriptor)

@@ -1,8 +1,10 @@
-"""Deterministic embedding gradients on a GPU: a segmented sum in place of the atomic scatter-add.
+"""What is not deterministic on a GPU: embedding gradients are made so, experts are refused.
 
 A GPU scatter-add sums the gradient rows of a repeated token in whichever order its threads run, so
-the last bits of an embedding's gradient differ from run to run. Attention's backward pass has the
-same fault on CUDA; there the worker's environment selects another kernel.
+the last bits of an embedding's gradient differ from run to run: here a segmented sum takes its
+place. Attention's backward pass has the same fault on CUDA; there the worker's environment selects
+another kernel. The tokens of a mixture of experts are gathered, and their gradients scattered back
+with atomic additions; nothing takes the place of that.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from collections.abc import Callable
 import mlx.core as mx
 import mlx.nn as nn
 
+from lab.config.keys import Train
 from lab.config.schema import ConfigError
 from lab.train.patch import override_call
 
@@ -76,3 +79,30 @@ def make_embedding_gradients_deterministic(model: nn.Module) -> None:
             )
         if isinstance(module, nn.Embedding) and module.trainable_parameters():
             override_call(module, call)
+
+
+def check_experts(model: nn.Module, train: Train, *, on_gpu: bool) -> None:
+    """Check that the experts of a model, if it has any, can be trained as asked for.
+
+    Raises:
+        ConfigError: on a GPU they are not repeatable, and ``train.deterministic`` asks for it; on a
+            CPU MLX computes those that are not quantised in float32 only.
+    """
+    from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
+
+    modules = model.modules()
+    plain = any(isinstance(module, SwitchLinear) for module in modules)
+    quantized = any(isinstance(module, QuantizedSwitchLinear) for module in modules)
+    if on_gpu and train.deterministic and (plain or quantized):
+        raise ConfigError(
+            "train.deterministic",
+            train.deterministic,
+            "is not to be had on a GPU with a model of experts, whose gradients are summed in an "
+            "order of their own each time: set train.deterministic=false",
+        )
+    if not on_gpu and plain and train.dtype != "float32":
+        raise ConfigError(
+            "train.dtype",
+            train.dtype,
+            "must be float32 for a model of experts on a CPU, or choose adapter=qlora",
+        )

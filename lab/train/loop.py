@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import mlx.core as mx
@@ -10,6 +11,7 @@ import mlx.core as mx
 from lab.config.units import GB
 from lab.data.batches import Batch
 from lab.protocol import Outcome, RecordKind
+from lab.records.rows import metric_gb
 from lab.records.slope import median
 from lab.train import adapters, memory, optimizers, reload_policy
 from lab.train.channel import Channel
@@ -151,7 +153,7 @@ class Loop:
             method=pending.method,
             before=pending.before,
             after=after,
-            freed_gb=_metric_gb(pending.before, metric) - _metric_gb(after, metric),
+            freed_gb=_freed_gb(pending.before, after, metric),
             seconds={
                 **_save_and_drop(pending, times),
                 "load": times.ready - times.build_started,
@@ -162,7 +164,7 @@ class Loop:
             self._channel.event(
                 "reload_ineffective",
                 pending.step,
-                memory_gb=reading.metric(metric) / GB,
+                memory_gb=metric_gb(after, metric),
                 threshold_gb=self._config.reload.memory_threshold_gb,
                 next_look=progress.policy.next_look,
             )
@@ -213,8 +215,9 @@ def _step_row(
     }
 
 
-def _metric_gb(row: dict[str, float], metric: str) -> float:
-    """A metric of ``reload.metric``, in GB, from the memory keys of a row."""
-    if metric == "mlx":
-        return row["memory/active_gb"] + row["memory/cache_gb"]
-    return row[f"memory/{metric}_gb"]
+def _freed_gb(
+    before: Mapping[str, object], after: Mapping[str, object], metric: str
+) -> float | None:
+    """How much less a metric of ``reload.metric`` is; None where either was not read."""
+    first, second = metric_gb(before, metric), metric_gb(after, metric)
+    return None if first is None or second is None else first - second

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import mlx.core as mx
 
@@ -14,7 +16,7 @@ from lab.machine import process
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """All memory figures at one moment, in bytes.
+    """All memory figures at one moment, in bytes; None for one that the system did not give.
 
     Attributes:
         active: held by arrays that MLX counts.
@@ -28,17 +30,18 @@ class Reading:
     active: int
     cache: int
     peak: int
-    process: int
-    available: int
-    swap: int
+    process: int | None
+    available: int | None
+    swap: int | None
 
-    def metric(self, name: str) -> int:
+    def metric(self, name: str) -> int | None:
         """The figure that a reload policy looks at: ``active``, ``mlx`` or ``process``."""
         return self.active + self.cache if name == "mlx" else getattr(self, name)
 
-    def row(self) -> dict[str, float]:
+    def row(self) -> dict[str, float | None]:
         """The figures under the keys of ``metrics.jsonl``, in GB."""
-        return {f"memory/{name}_gb": getattr(self, name) / GB for name in self.__slots__}
+        figures = {f"memory/{name}_gb": getattr(self, name) for name in self.__slots__}
+        return {key: None if value is None else value / GB for key, value in figures.items()}
 
 
 def read() -> Reading:
@@ -64,8 +67,20 @@ def set_limits(memory: Memory) -> None:
     mx.set_cache_limit(int(memory.cache_limit_gb * GB))
     mx.set_memory_limit(int(memory.limit_gb * GB))
     if mx.metal.is_available():
-        wired = mx.device_info()["max_recommended_working_set_size"]
-        mx.set_wired_limit(min(int(wired), int(memory.limit_gb * GB)))
+        mx.set_wired_limit(wired_limit(mx.device_info(), memory))
+
+
+def wired_limit(device: Mapping[str, Any], memory: Memory) -> int:
+    """Bytes that MLX may wire, so that the system can neither compress nor swap them.
+
+    All of the working set would leave the rest of the machine to swap, and a worker that is killed
+    can leave what it wired wired until the machine is started again.
+
+    Arguments:
+        device: ``mx.device_info()`` on Metal.
+    """
+    recommended = int(device.get("max_recommended_working_set_size") or 0)
+    return min(int(memory.wired_fraction * recommended), int(memory.limit_gb * GB))
 
 
 def release_wired() -> None:

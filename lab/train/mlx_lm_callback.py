@@ -127,7 +127,7 @@ class StepCallback:
             for_reload=False,
         )
 
-    def _skip_reload(self, step: int, metric: int, slope: float | None) -> None:
+    def _skip_reload(self, step: int, metric: int | None, slope: float | None) -> None:
         reason = reload_policy.reload_reason(
             self._triggers,
             PolicyState(),

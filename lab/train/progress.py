@@ -24,7 +24,7 @@ class PendingReload:
     step: int
     reason: str
     method: str
-    before: dict[str, float]
+    before: dict[str, float | None]
     decided_at: float
     median_step_seconds: float
 

@@ -64,7 +64,7 @@ def reload_reason(
     *,
     step: int,
     last_step: int,
-    memory: int,
+    memory: int | None,
     slope: float | None,
 ) -> Trigger | None:
     """Why to reload after this step, or None; any one trigger is enough.
@@ -72,14 +72,15 @@ def reload_reason(
     Arguments:
         step: the step just evaluated, from 1.
         last_step: the run's last step, after which there is nothing to reload for.
-        memory: the chosen metric after this step, in bytes.
+        memory: the chosen metric after this step, in bytes; None, not read, decides nothing.
         slope: its robust slope in bytes per step; None while it is not known.
     """
     if step >= last_step:
         return None
     if triggers.interval and step % triggers.interval == 0:
         return "interval"
-    if triggers.threshold and step >= state.next_look and memory > triggers.threshold:
+    looks = triggers.threshold and step >= state.next_look
+    if looks and memory is not None and memory > triggers.threshold:
         return "threshold"
     if triggers.leak and slope is not None and slope > triggers.leak:
         return "leak"
@@ -87,7 +88,7 @@ def reload_reason(
 
 
 def update_back_off(
-    triggers: Triggers, state: PolicyState, *, reloaded_at: int, memory: int
+    triggers: Triggers, state: PolicyState, *, reloaded_at: int, memory: int | None
 ) -> tuple[PolicyState, bool]:
     """Exponential back-off of the threshold trigger, after the first step that follows a reload.
 
@@ -96,11 +97,13 @@ def update_back_off(
 
     Arguments:
         reloaded_at: the step after which the reload was decided.
-        memory: the chosen metric after the first step since, in bytes.
+        memory: the chosen metric after the first step since, in bytes; None: the state stays.
 
     Returns:
         The new state, and whether the reload was ineffective.
     """
+    if memory is None:
+        return state, False
     if not triggers.threshold or memory <= triggers.threshold:
         return PolicyState(), False
     return replace(state, next_look=reloaded_at + state.wait, wait=state.wait * 2), True

@@ -139,6 +139,7 @@ def build(
         vocab_size=context.vocab_size,
         dtype=getattr(mx, config.train.dtype),
     )
+    deterministic.check_experts(model, config.train, on_gpu=mx.default_device().type == mx.gpu)
     if from_start:
         load_start_weights(model, config.adapter)
     optimizer = optimizers.build_optimizer(

@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import sys
 import time
 import traceback
@@ -44,6 +45,8 @@ def main() -> int:
     Returns:
         The exit code, an :class:`Outcome`.
     """
+    # A logout sends it to every process; what is to be done about it the supervisor says.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     arguments = _arguments()
     config = from_dict(Config, json.loads(sys.stdin.readline()))
     channel = Channel(arguments.records)

@@ -182,9 +182,7 @@ def test_faults_combine_and_are_off_by_default() -> None:
 def test_tier_of_a_local_model(tmp_path: Path, sizes: dict, tier: str) -> None:
     heads = {"num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128_000}
     (tmp_path / "config.json").write_text(json.dumps({**heads, **sizes}))
-    found = config(
-        "model=local", f"model.path={tmp_path}", "hardware=ultra_192gb", on=machine(memory=512)
-    )
+    found = config("model=local", f"model.path={tmp_path}", "adapter=qlora", on=machine(memory=512))
     assert found.model.tier == tier
 
 

@@ -108,7 +108,7 @@ def test_a_bad_value_names_key_value_and_what_is_allowed(
 
 
 def test_dropout_with_gradient_checkpointing_is_refused() -> None:
-    line = refusal("model=smollm2_135m", "hardware=base_16gb", "adapter.dropout=0.1")
+    line = refusal("model=qwen3_1_7b", "hardware=base_16gb", "adapter.dropout=0.1")
     assert line.startswith("train.grad_checkpoint=true: gives a wrong gradient")
 
 
@@ -204,3 +204,9 @@ def test_every_key_is_known_and_missing_ones_are_named(tmp_path: Path) -> None:
     del values["train"]["steps"]
     with pytest.raises(ConfigError, match=r"train\.steps: is missing"):
         from_dict(Config, values)
+
+
+def test_a_config_saved_before_a_key_was_there_still_loads() -> None:
+    values = to_dict(BASE)
+    del values["memory"]["wired_fraction"]
+    assert from_dict(Config, values).memory.wired_fraction == 0.6

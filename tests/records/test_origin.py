@@ -39,7 +39,8 @@ def test_another_version_is_told() -> None:
 
 
 @pytest.mark.parametrize(
-    "key", ["lab", "git_commit", "tokenizers", "architecture", "mlx", "blas", "device_name"]
+    "key",
+    ["lab", "git_commit", "tokenizers", "platform", "architecture", "mlx", "blas", "device_name"],
 )
 def test_an_update_is_told_and_not_refused(key: str) -> None:
     assert check_environment(THEN | {key: "then"}, THEN | {key: "now"}) == [

@@ -52,3 +52,10 @@ def test_it_is_unknown_until_the_window_is_full(window: int) -> None:
     slopes = SlopeWindow(window)
     found = [slopes.add(7 * step) for step in range(WARM_UP_STEPS + window + 5)]
     assert found == [None] * (WARM_UP_STEPS + window - 1) + [7.0] * 6
+
+
+def test_a_step_without_a_figure_counts_and_has_no_slope() -> None:
+    slopes, missing = SlopeWindow(8), {12, 17, 18}
+    found = [slopes.add(None if step in missing else 7 * step) for step in range(25)]
+    assert found[17:] == [None, None, *[7.0] * 6]
+    assert SlopeWindow(8).add(None) is None

@@ -270,3 +270,34 @@ def test_no_step_reload_or_checkpoint_brings_more_into_a_worker(
     modules = told.read_text().split()
     assert "lab.train.loop" in modules
     assert not set(NEVER_IN_A_WORKER) & set(modules)
+
+
+UNREADABLE = """import os
+pread = os.pread
+
+def fails(descriptor, *arguments):
+    if os.readlink(f"/proc/self/fd/{descriptor}").startswith("/proc/"):
+        raise OSError("no such reading here")
+    return pread(descriptor, *arguments)
+
+os.pread = fails
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it is Linux that is made unreadable")
+def test_a_reading_that_fails_is_null_and_decides_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(UNREADABLE)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    run = start(
+        tmp_path / "run", "reload=interval_or_threshold", "reload.interval_steps=4",
+        "reload.memory_threshold_gb=0.001", "reload.metric=process",
+    )  # fmt: skip
+    assert run.result.exit_code == 0
+    for figure in ("process", "available", "swap"):
+        assert run.column(f"memory/{figure}_gb") == [None] * 6
+    assert None not in run.column("memory/active_gb")
+    [reload] = run.events("reload")
+    assert (reload["reason"], reload["freed_gb"]) == ("interval", None)
+    assert run.summary["peak_process_gb"] is None

@@ -62,6 +62,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def context(root: Path, model_type: str, kind: str) -> TrainingContext:
     case = case_of(model_type, root)
+    if case.experts and mx.default_device().type == mx.gpu:
+        pytest.skip("experts are not repeatable on a GPU")
     experts = set(case.experts)
     targets = set(case.linear) - experts if kind == "dora" else {*case.linear, *experts}
     sizes = () if kind == "full" else (

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
@@ -9,7 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lab.config.schema import ConfigError
-from lab.train.deterministic import deterministic_embedding, make_embedding_gradients_deterministic
+from lab.train.deterministic import (
+    check_experts,
+    deterministic_embedding,
+    make_embedding_gradients_deterministic,
+)
+from lab.train.model import build_model
+from lab.train.model_files import model_of_type
+from tests.architectures import CONFIGS, make_folder
+from tests.runs import config_of, start
 
 
 @settings(deadline=None)
@@ -56,3 +67,62 @@ def test_an_adapter_on_an_embedding_is_refused() -> None:
 
     with pytest.raises(ConfigError, match=r"adapter\.targets=embed_tokens"):
         make_embedding_gradients_deterministic(Model())
+
+
+# --- Experts ------------------------------------------------------------------------------------
+
+EXPERTS = ("mixtral", "qwen3_moe", "deepseek_v3", "gpt_oss", "granitemoehybrid")
+
+
+@pytest.mark.parametrize("model_type", EXPERTS)
+def test_experts_on_a_gpu_are_refused_with_the_way_out(model_type: str) -> None:
+    model = model_of_type({**CONFIGS[model_type], "model_type": model_type})
+    train = config_of().train
+    with pytest.raises(ConfigError, match=r"train\.deterministic=true: .*deterministic=false"):
+        check_experts(model, train, on_gpu=True)
+    check_experts(model, replace(train, deterministic=False), on_gpu=True)
+    check_experts(model, train, on_gpu=False)  # a CPU adds in one order
+
+
+@pytest.mark.parametrize("kind", ["lora", "qlora"])
+def test_experts_are_found_under_adapters_and_quantised(tmp_path: Path, kind: str) -> None:
+    config = config_of(f"adapter={kind}", "adapter.rank=4", "adapter.num_layers=3",
+                       "adapter.targets=[gate_proj]")  # fmt: skip
+    folder = make_folder("qwen3_moe", tmp_path)
+    model = build_model(
+        config.model, config.adapter, folder=folder, vocab_size=0, dtype=mx.bfloat16
+    )
+    with pytest.raises(ConfigError, match=r"train\.deterministic"):
+        check_experts(model, config.train, on_gpu=True)
+    in_half = replace(config.train, dtype="bfloat16")
+    if kind == "qlora":
+        check_experts(model, in_half, on_gpu=False)  # quantised, they compute in any type
+    else:
+        with pytest.raises(ConfigError, match=r"train\.dtype=bfloat16: must be float32"):
+            check_experts(model, in_half, on_gpu=False)
+
+
+def test_a_dense_model_is_never_refused() -> None:
+    model = model_of_type({**CONFIGS["qwen3"], "model_type": "qwen3"})
+    train = replace(config_of().train, dtype="bfloat16", deterministic=True)
+    check_experts(model, train, on_gpu=True)
+    check_experts(model, train, on_gpu=False)
+
+
+@pytest.mark.skipif(mx.is_available(mx.gpu), reason="it is a CPU's limit")
+@pytest.mark.parametrize("trainer", ["lab", "mlx_lm"])
+def test_a_run_of_experts_in_half_precision_is_one_line_on_a_cpu(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, trainer: str
+) -> None:
+    folder = make_folder("mixtral", tmp_path / "model")
+    run = start(
+        tmp_path / "run", "model=local", f"model.path={folder}", "adapter.rank=4",
+        "train.dtype=bfloat16", f"trainer={trainer}",
+    )  # fmt: skip
+    assert run.result.exit_code == 2
+    [line] = [r.message for r in caplog.records if "train.dtype" in r.message]
+    assert line == (
+        "train.dtype=bfloat16: must be float32 for a model of experts on a CPU, "
+        "or choose adapter=qlora"
+    )
+    assert not run.folder.exists()

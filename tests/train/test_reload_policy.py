@@ -66,6 +66,12 @@ def test_a_policy_says_which_triggers_act(policy: str, extra: dict, expected: Tr
         (Triggers(interval=3, threshold=5), [1, 6, 1, 1, 1], None, {2: "threshold", 3: "interval"}),
         (Triggers(interval=2, threshold=5), [1, 6, 1], None, {2: "interval"}),
         (Triggers(leak=1.0), [9] * 4, [None, 1.0, 1.1, 5.0], {3: "leak"}),
+        (
+            Triggers(interval=2, threshold=5),
+            [None, None, None, 6, 1],
+            None,
+            {2: "interval", 4: "interval"},
+        ),
         (Triggers(threshold=5, leak=1.0), [1, 6, 1], [2.0, 2.0, 2.0], {1: "leak", 2: "threshold"}),
     ],
 )
@@ -102,6 +108,12 @@ def test_one_reload_that_helps_ends_the_back_off() -> None:
     state, ineffective = update_back_off(policy, state, reloaded_at=15, memory=5)
     assert not ineffective
     assert state == PolicyState()
+
+
+def test_memory_that_was_not_read_leaves_the_back_off_as_it_was() -> None:
+    state = PolicyState(next_look=7, wait=8)
+    found = update_back_off(Triggers(threshold=5), state, reloaded_at=9, memory=None)
+    assert found == (state, False)
 
 
 @given(
