@@ -129,7 +129,7 @@ def test_a_fresh_clone_trains_without_anything_of_the_system(repo: Path, tmp_pat
     again = subprocess.run(
         ["make", "setup", "BACKEND=default"], check=True, cwd=clone, capture_output=True, text=True
     )
-    assert again.stdout == ".venv/bin/python is ready (MLX backend: default)\n"
+    assert again.stdout == ".venv/bin is ready (MLX backend: default)\n"
 
 
 def test_tree_names_no_path_of_a_machine(repo: Path) -> None:
