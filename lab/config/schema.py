@@ -33,6 +33,12 @@ class ConfigError(ValueError):
         super().__init__(f"{given}: {allowed}")
         self.key, self.value, self.allowed = key, value, allowed
 
+    @property
+    def plain_value(self) -> object:
+        """The value as JSON can hold it, for another process to make the same error of."""
+        plain = isinstance(self.value, bool | int | float | NoneType)
+        return self.value if plain else str(self.value)
+
 
 def _shown(value: object) -> str:
     """A value as it would be typed, cut off: aliases in a hostile YAML can expand to any size."""

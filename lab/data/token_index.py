@@ -183,7 +183,7 @@ def main(order: dict[str, Any]) -> int:
         folder = order["tokenizer_folder"]
         index = _tokenised(lines, folder and Path(folder), mask_prompt=order["mask_prompt"])
     except ConfigError as error:
-        print(json.dumps({"error": [error.key, str(error.value), error.allowed]}), flush=True)
+        print(json.dumps({"error": [error.key, error.plain_value, error.allowed]}), flush=True)
         return 0
     header = {
         "version": TOKEN_INDEX_VERSION,

@@ -56,7 +56,7 @@ def main() -> int:
         channel.send(
             RecordKind.BAD_CONFIG,
             key=error.key,
-            value=str(error.value),
+            value=error.plain_value,
             allowed=error.allowed,
         )
         outcome = Outcome.BAD_CONFIG

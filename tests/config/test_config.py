@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -210,3 +211,11 @@ def test_a_config_saved_before_a_key_was_there_still_loads() -> None:
     values = to_dict(BASE)
     del values["memory"]["wired_fraction"]
     assert from_dict(Config, values).memory.wired_fraction == 0.6
+
+
+@pytest.mark.parametrize("value", [True, 3, 1.5, None, "text", Path("folder")])
+def test_an_error_is_told_alike_by_another_process(value: object) -> None:
+    """The worker finds it, the supervisor tells it; between them is JSON."""
+    error = ConfigError("a.key", value, "must be another")
+    sent = json.loads(json.dumps(error.plain_value))
+    assert str(ConfigError(error.key, sent, error.allowed)) == str(error)

@@ -25,7 +25,7 @@ def worker(tmp_path: Path) -> Iterator[WorkerProcess]:
     config = config_of(*QUICK, "train.steps=100000", "reload=none", "checkpoint.enabled=false")
     worker = WorkerProcess(config, tmp_path, generation=0, started=time.monotonic())
     worker.send(Command.GO, 0)
-    for record in worker.records(60):
+    for record in worker.records(60, 60):
         if record is not None and record["kind"] == RecordKind.ROW:
             break
     yield worker
@@ -72,7 +72,7 @@ def test_a_worker_that_was_reaped_is_not_killed_again(
 
 def test_a_logouts_sigterm_does_not_end_a_worker(worker: WorkerProcess) -> None:
     os.kill(worker.pid, signal.SIGTERM)
-    records = worker.records(60)
+    records = worker.records(60, 60)
     rows = (r for r in records if r is not None and r["kind"] == RecordKind.ROW)
     assert len([next(rows) for _ in range(30)]) == 30
     worker.send(Command.STOP)
