@@ -40,6 +40,7 @@ def test_a_worker_that_is_to_be_killed_is_asked_first(worker: WorkerProcess) -> 
 
 def test_one_that_does_not_answer_is_killed_a_second_later(worker: WorkerProcess) -> None:
     os.kill(worker.pid, signal.SIGSTOP)
+    os.waitid(os.P_PID, worker.pid, os.WSTOPPED | os.WNOWAIT)
     began = time.monotonic()
     worker.kill("it hangs")
     assert worker.close() == WorkerExit(Outcome.FAILED, "it hangs (killed by SIGKILL)")
