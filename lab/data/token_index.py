@@ -146,17 +146,20 @@ def _make(
         "out": str(out),
     }
     command = [sys.executable, "-P", "-m", "lab.data.token_index", json.dumps(order)]
-    # Its standard input ends when this process does, and it with it.
-    with subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=environment_with_lab(),
-        text=True,
-    ) as child:
+    # In the worker's process group, so what kills the worker ends it too. Its complaints go into a
+    # file: a pipe that is read only at the end would hold up one that complains much.
+    with (
+        tempfile.TemporaryFile() as complaints,
+        subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=complaints,
+            env=environment_with_lab(),
+            text=True,
+        ) as child,
+    ):
         assert child.stdout is not None
-        assert child.stderr is not None
         try:
             for line in child.stdout:
                 record = json.loads(line)
@@ -166,7 +169,9 @@ def _make(
         except BaseException:
             child.kill()
             raise
-        complaint = child.stderr.read().strip().splitlines()
+        child.wait()
+        complaints.seek(0)
+        complaint = complaints.read().decode("utf-8", "replace").strip().splitlines()
     if child.returncode:
         reason = (complaint or [f"exit code {child.returncode}"])[-1]
         raise ConfigError(lines.key, str(lines.path), f"cannot be tokenised: {reason}"[:500])

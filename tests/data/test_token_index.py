@@ -76,6 +76,14 @@ def test_it_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert list(again.lengths) == list(first.lengths)
 
 
+def test_a_child_that_complains_much_is_not_held_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More than a pipe holds: a line for each module that it imports."""
+    monkeypatch.setenv("PYTHONVERBOSE", "1")
+    assert len(index_of(write(tmp_path / "data.jsonl", *texts(20))).lengths) == 20
+
+
 @pytest.mark.parametrize("name", ["tokenizer_config.json", "chat_template.jinja", "config.json"])
 def test_another_tokenizer_or_template_is_another_index(folder: Path, name: str) -> None:
     before = tokenizer_fingerprint(folder)
