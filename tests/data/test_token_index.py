@@ -79,8 +79,8 @@ def test_it_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_child_that_complains_much_is_not_held_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """More than a pipe holds: a line for each module that it imports."""
-    monkeypatch.setenv("PYTHONVERBOSE", "1")
+    """More than a pipe holds: a line for each file that it looks for as it imports."""
+    monkeypatch.setenv("PYTHONVERBOSE", "2")
     assert len(index_of(write(tmp_path / "data.jsonl", *texts(20))).lengths) == 20
 
 
