@@ -13,6 +13,7 @@ from lab.compare.figure import draw
 from lab.compare.find import find_runs
 from lab.compare.page import render
 from lab.compare.read import read_run
+from lab.records.replace import check_replaceable, is_marked, replacing
 from lab.tracking.closing import relative
 from lab.tracking.text import number, short_names
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 COMBINED_FOLDER = Path("outputs/compare")  # where runs of several folders are compared
+MARKED = ("compare.html", "compare.png")
+TABLE_COLUMNS = ("run", "name", "folder", "loss_curve")  # the first three, and the last
 TERMINAL_SETTINGS = 4  # columns of the printed table
 TERMINAL_NOTES = 20  # printed lines
 
@@ -37,14 +40,17 @@ def compare_runs(folders: Sequence[Path], *, as_csv: bool = False) -> int:
         The exit code: 1 if a file could not be written.
 
     Raises:
-        ConfigError: there is nothing to compare.
+        ConfigError: there is nothing to compare, or a file of the same name is somebody else's.
     """
     found = find_runs(folders)
-    made = datetime.now().astimezone()
-    runs = [read_run(location) for location in found.locations]
     folder, title = folders[0], folders[0].resolve().name
     if len(folders) > 1:
-        folder, title = COMBINED_FOLDER, f"{len(runs)} runs of {len(folders)} folders"
+        folder, title = COMBINED_FOLDER, f"{len(found.locations)} runs of {len(folders)} folders"
+    table_name = "compare.csv" if as_csv else "compare.parquet"
+    for name, is_own in (*((n, is_marked) for n in MARKED), (table_name, is_own_table)):
+        check_replaceable(folder / name, is_own)
+    made = datetime.now().astimezone()
+    runs = [read_run(location) for location in found.locations]
     comparison = compare(runs, title=title, notes=found.notes)
     table = table_of(comparison)
     writers: dict[str, Callable[[Path], Any]] = {
@@ -52,17 +58,14 @@ def compare_runs(folders: Sequence[Path], *, as_csv: bool = False) -> int:
             render(comparison, folder=folder, made=made), encoding="utf-8"
         ),
         "compare.png": lambda path: draw(comparison, path),
+        table_name: table.write_csv if as_csv else table.write_parquet,
     }
-    writers |= (
-        {"compare.csv": table.write_csv} if as_csv else {"compare.parquet": table.write_parquet}
-    )
     problem = ""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, write in writers.items():
-            temporary = folder / f"{name}.tmp"  # nobody sees half a page
-            write(temporary)
-            temporary.replace(folder / name)
+        with replacing(folder) as new:
+            for name, write in writers.items():
+                write(new / name)
     except OSError as error:
         problem = f"cannot write to {folder}: {error.strerror or error}"
     _print_comparison(comparison)  # after the files: the reader of a pipe may leave early
@@ -100,6 +103,18 @@ def table_of(comparison: Comparison) -> DataFrame:
         "loss_curve": [entry.loss_match for entry in entries],
     }  # fmt: skip
     return pl.DataFrame(columns)
+
+
+def is_own_table(path: Path) -> bool:
+    """Whether a ``.csv`` or ``.parquet`` file has the columns of a comparison."""
+    import polars as pl
+
+    scan = pl.scan_csv if path.suffix == ".csv" else pl.scan_parquet
+    try:
+        columns = scan(path).collect_schema().names()
+    except (pl.exceptions.PolarsError, OSError):
+        return False
+    return (*columns[:3], *columns[-1:]) == TABLE_COLUMNS
 
 
 def _column(values: list[Any]) -> list[Any]:

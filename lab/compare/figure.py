@@ -15,6 +15,7 @@ from lab.compare.palette import BY_RUN, MANY, Palette, dashes, palettes
 from lab.compare.traces import RIBBONS, TIME_UNITS, first_loss, pareto_staircase, time_unit
 from lab.plots.curves import Curve, Values, thinned
 from lab.plots.style import INK, MUTED, plain
+from lab.records.replace import MARK
 from lab.tracking.text import short_names
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def draw(comparison: Comparison, path: Path) -> None:
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            figure.savefig(path, format="png")
+            figure.savefig(path, format="png", metadata={"Software": MARK})
 
 
 class _Charts:

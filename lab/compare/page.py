@@ -13,6 +13,7 @@ from lab.compare.comparison import Comparison, Entry
 from lab.compare.layout import TITLES, axis_ends, layout, memory_ranges
 from lab.compare.palette import palettes
 from lab.compare.traces import LOSSES, Trace, first_loss, time_unit, traces_of
+from lab.records.replace import MARK
 from lab.tracking.text import clean, duration, number, short_names
 
 FIGURE_HEADS = (
@@ -67,6 +68,7 @@ def render(comparison: Comparison, *, folder: Path, made: datetime) -> str:
             "colour": tuple(colours),
         },
         chosen={"memory": comparison.figure, "loss": first_loss(comparison)},
+        mark=MARK,
         made=made.strftime("%Y-%m-%d %H:%M"),
         data=_data(comparison, traces_of(comparison)) | {"colours": colours},
         plotly=get_plotlyjs(),

@@ -13,6 +13,7 @@ from lab.config.schema import ConfigError
 from lab.plots.columns import Columns, read_columns, read_reloads
 from lab.plots.curves import BINS, Curve, smoothed, thinned
 from lab.plots.style import INK, MUTED, plain
+from lab.records.replace import MARK, check_replaceable, replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,12 +39,16 @@ def plot_run(run_dir: Path) -> Path:
     Memory is in GB of 2^30 bytes. A run without rows gets empty axes.
 
     Raises:
+        ConfigError: the folder is no run's, and its ``memory.png`` is somebody else's.
         OSError: the picture cannot be written.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    columns, config = read_columns(run_dir), _config(run_dir)
+    config, path = _config(run_dir), run_dir / "memory.png"
+    if config is None:  # a run has its folder only where the name was free
+        check_replaceable(path)
+    columns = read_columns(run_dir)
     reloads = [(event["step"], str(event.get("reason"))) for event in read_reloads(run_dir)]
     figure = Figure(figsize=(8, 16 / 3), dpi=150, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
@@ -60,10 +65,8 @@ def plot_run(run_dir: Path) -> Path:
     style = {"color": INK, "fontsize": 11, "fontweight": "bold", "parse_math": False}
     upper.set_title(name, loc="left", pad=20, **style)
     figure.align_ylabels()
-    path = run_dir / "memory.png"
-    temporary = path.with_name("memory.tmp.png")  # nobody sees half a picture
-    figure.savefig(temporary)
-    temporary.replace(path)
+    with replacing(run_dir) as new:
+        figure.savefig(new / path.name, metadata={"Software": MARK})
     return path
 
 

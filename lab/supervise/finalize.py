@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.config.keys import Config
+from lab.config.schema import ConfigError
 from lab.config.units import GB
 from lab.machine.interpreter import environment_with_lab
 from lab.records.summary import SUMMARY_VERSION, summarise
@@ -106,7 +107,7 @@ def _draw_memory(run_dir: Path) -> None:
 
     try:
         plot_run(run_dir)
-    except OSError as error:
+    except (OSError, ConfigError) as error:
         log.warning("memory.png was not drawn: %s", error)
 
 

@@ -26,6 +26,7 @@ from lab.compare.find import find_runs
 from lab.compare.page import render
 from lab.compare.palette import palettes
 from lab.compare.read import read_run
+from lab.config.schema import ConfigError
 from lab.records.files import RunFiles
 from lab.sweep.index import Job
 from tests.compared import reload_event, write_config, write_rows, write_run, write_sweep
@@ -159,11 +160,51 @@ def test_several_folders_are_compared_in_outputs(tmp_path):
     assert table["train.steps"].to_list() == [40, 40, 20]
 
 
-def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, capsys):
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, monkeypatch, capsys):
+    runs = [write_run(tmp_path / name, {}) for name in ("a", "b")]
+    monkeypatch.chdir(tmp_path)
+    Path("outputs").write_text("")
+    assert compare_runs(runs) == 1
+    assert capsys.readouterr().err.startswith("cannot write to outputs/compare: ")
+
+
+def lines_of(name):
+    return b"\x89PNG\r\n\x1a\n somebody's" if name.endswith("png") else b"run,name,theirs\n1,2,3\n"
+
+
+@pytest.mark.parametrize("name", ["compare.html", "compare.png", "compare.parquet", "compare.csv"])
+def test_somebody_elses_file_is_refused_and_left(tmp_path, monkeypatch, capsys, name):
     run = write_run(tmp_path / "r", {})
-    (run / "compare.html").mkdir()
-    assert compare_runs([run]) == 1
-    assert capsys.readouterr().err.startswith(f"cannot write to {run}: ")
+    (run / name).write_bytes(lines_of(name))
+    before = {path.name for path in run.iterdir()}
+    csv = ["--csv"] if name.endswith("csv") else []
+    monkeypatch.setattr(sys, "argv", ["lab", "compare", str(run), *csv])
+    assert lab.cli.main() == 2
+    assert capsys.readouterr() == (
+        "",
+        f"folder={run}: holds a {name} that this lab did not make; move it away\n",
+    )
+    assert (run / name).read_bytes() == lines_of(name)
+    assert {path.name for path in run.iterdir()} == before
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, lambda path: path.symlink_to("nowhere")])
+def test_what_is_no_file_is_somebody_elses(tmp_path, make):
+    run = write_run(tmp_path / "r", {})
+    make(run / "compare.html")
+    with pytest.raises(ConfigError, match="did not make"):
+        compare_runs([run])
+
+
+@pytest.mark.parametrize("as_csv", [False, True])
+def test_an_earlier_comparison_is_replaced(tmp_path, as_csv):
+    for count in (1, 2):
+        write_run(tmp_path / "s" / str(count), {})
+        (tmp_path / "s" / "compare.html.tmp").write_text("mine")
+        assert compare_runs([tmp_path / "s"], as_csv=as_csv) == 0
+    table = tmp_path / "s" / ("compare.csv" if as_csv else "compare.parquet")
+    assert len(pl.read_csv(table) if as_csv else pl.read_parquet(table)) == 2
+    assert (tmp_path / "s" / "compare.html.tmp").read_text() == "mine"
 
 
 # --- Runs that differ in what they learn --------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import struct
+import sys
 from itertools import pairwise
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import lab.cli
 from lab.plots.columns import read_columns, read_reloads
 from lab.plots.curves import Curve, smoothed, thinned
 from lab.plots.memory_plot import plot_run
@@ -63,6 +65,16 @@ def test_a_picture_is_drawn_anew(tmp_path):
     files = RunFiles(tmp_path)
     files.row(make_row(3))
     assert plot_run(tmp_path).read_bytes() != before
+
+
+def test_somebody_elses_picture_is_refused_and_left(tmp_path, monkeypatch, capsys):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
+    picture = tmp_path / "memory.png"
+    picture.write_bytes(b"\x89PNG")
+    monkeypatch.setattr(sys, "argv", ["lab", "plot", str(tmp_path)])
+    assert lab.cli.main() == 2
+    assert capsys.readouterr().err.endswith("that this lab did not make; move it away\n")
+    assert picture.read_bytes() == b"\x89PNG"
 
 
 def test_half_a_last_line_nulls_and_other_rubbish_are_left_out(tmp_path):
