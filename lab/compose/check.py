@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import chdir
 from pathlib import Path
 from typing import Literal
 
@@ -47,13 +48,16 @@ def hydras_files(config: DictConfig) -> list[str]:
     return [log, *(f"{subfolder}/{name}" for name in saved if subfolder is not None)]
 
 
-def check_jobs(config: DictConfig, jobs: Sequence[list[str]], side_by_side: int) -> list[str]:
+def check_jobs(
+    config: DictConfig, jobs: Sequence[list[str]], *, side_by_side: int, cwd: Path
+) -> list[str]:
     """Compose and check every job of a sweep.
 
     Arguments:
         config: the sweep's, with its ``hydra`` node.
         jobs: the overrides of each.
         side_by_side: how many jobs share the machine at a time.
+        cwd: what relative paths in them are relative to.
 
     Returns:
         The folder of each, relative to the sweep's.
@@ -67,7 +71,8 @@ def check_jobs(config: DictConfig, jobs: Sequence[list[str]], side_by_side: int)
     for number, overrides in enumerate(jobs):
         try:
             job = loader.load_sweep_config(config, overrides)
-            composed, _ = compose_config(job, overrides, side_by_side=side_by_side)
+            with chdir(cwd):
+                composed, _ = compose_config(job, overrides, side_by_side=side_by_side)
             check_wandb(composed, os.environ, group=group)
             folders.append(_subfolder(job, number))
         except USER_ERRORS as error:

@@ -11,7 +11,7 @@ from lab.compose.check import check_jobs, claim_folder
 from lab.machine import process
 from lab.machine.interpreter import environment_with_lab
 from lab.sweep import plan
-from lab.sweep.index import INDEX_FILE
+from lab.sweep.index import INDEX_FILE, SweepIndex
 from lab.sweep.lease import SweepLease
 from lab.sweep.local_ray import set_init_defaults
 
@@ -32,10 +32,11 @@ def begin_sweep(config: DictConfig, *, resuming: bool) -> SweepLease:
     plan.prefer_command_line(config)
     set_init_defaults(config)
     plan.set_trials_at_once(config)
-    index = plan.plan_index(config)
+    index, cwd = plan.plan_index(config), Path.cwd()
     if resuming:
         plan.check_jobs_unchanged(folder, index)
-    subfolders = check_jobs(config, plan.jobs(config), index.side_by_side)
+        cwd = SweepIndex.read(folder).begun_in(folder)
+    subfolders = check_jobs(config, plan.jobs(config), side_by_side=index.side_by_side, cwd=cwd)
     if not resuming:
         if plan.sweeps_a_grid(config):
             plan.check_distinct(subfolders)

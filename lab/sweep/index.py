@@ -7,6 +7,7 @@ any run has.
 from __future__ import annotations
 
 import json
+import os
 import re
 import socket
 import time
@@ -53,6 +54,7 @@ class SweepIndex:
         config_name: ``--config-name``.
         config_dir: ``--config-dir``, relative to the sweep's folder.
         searchpath: ``hydra.searchpath``; folders are relative to the sweep's.
+        cwd: where the command was given, relative to the sweep's folder; None in an older index.
     """
 
     version: int
@@ -66,6 +68,7 @@ class SweepIndex:
     config_name: str = CONFIG_NAME
     config_dir: str | None = None
     searchpath: tuple[str, ...] = ()
+    cwd: str | None = None
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -96,6 +99,11 @@ class SweepIndex:
             if not _is_harmless(override):
                 raise ConfigError(str(folder / INDEX_FILE), override, "is not taken from a file")
         return list(self.overrides)
+
+    def begun_in(self, folder: Path) -> Path:
+        """What relative paths in the jobs' settings are relative to; here, if that is not there."""
+        place = Path(os.path.normpath(folder.resolve() / (self.cwd or Path.cwd())))
+        return place if place.is_dir() else Path.cwd()
 
     def text(self) -> str:
         return json.dumps(asdict(self), indent=1)

@@ -31,17 +31,19 @@ def saved_settings(config: DictConfig) -> dict[str, Any]:
     """
     hydra = config.hydra
     subdir = str(OmegaConf.to_container(hydra.sweep, resolve=False)["subdir"])  # type: ignore[index]
+    folder = Path(hydra.sweep.dir).resolve()  # as when it is resumed, whatever links lead there
     sources: dict[str, list[str]] = {}
     for source in hydra.runtime.config_sources:
         path = source.path if source.schema == "file" else f"{source.schema}://{source.path}"
         if source.schema == "file":
-            path = os.path.relpath(path, hydra.sweep.dir)
+            path = os.path.relpath(path, folder)
         sources.setdefault(source.provider, []).append(path)
     return {
         "subdir": subdir.replace("${", "{"),
         "config_name": hydra.job.config_name or CONFIG_NAME,
         "config_dir": next(iter(sources.get("command-line", ())), None),
         "searchpath": tuple(sources.get("hydra.searchpath in command-line", ())),
+        "cwd": os.path.relpath(Path.cwd(), folder),
     }
 
 

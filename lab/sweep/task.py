@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+from contextlib import chdir
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -70,9 +71,10 @@ def _run_job(cfg: DictConfig, job: Job, folder: Path, sweep: Path) -> float | No
         log.error("job %d failed, and the sampler has chosen others knowing that", job.number)
         return None
     named_by = [o for o in job.overrides if override_key(o) in index.swept] or job.overrides
-    config, warnings = compose_config(
-        cfg, list(job.overrides), named_by=named_by, side_by_side=index.side_by_side
-    )
+    with chdir(index.begun_in(sweep)):
+        config, warnings = compose_config(
+            cfg, list(job.overrides), named_by=named_by, side_by_side=index.side_by_side
+        )
     if config.sweep.on_failure == "stop" and _has_failed(sweep, besides=job.number):
         log.error(
             "job %d is not begun: another failed, and sweep.on_failure=stop says so", job.number

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from lab.config.keys import Config
 from lab.config.schema import ConfigError
 from lab.sweep.index import Job, SweepIndex
 from lab.sweep.restore import restored
@@ -243,6 +244,38 @@ def test_relative_paths_hold_in_every_job(tmp_path: Path) -> None:
     done: Done = new_sweep(tmp_path, "seed=1,2", *data)
     assert done.exit_code == 0, done.said
     assert sorted(path.name for path in tmp_path.iterdir()) == ["sweep", "train.jsonl"]
+
+
+def test_relative_paths_of_jobs_not_begun_are_those_of_the_sweeps_command(tmp_path: Path) -> None:
+    first, other = tmp_path / "first", tmp_path / "other"
+    for cwd, text in ((first, "as begun"), (other, "of another")):
+        cwd.mkdir()
+        rows = (json.dumps({"text": f"{text} {number}"}) + "\n" for number in range(40))
+        (cwd / "train.jsonl").write_text("".join(rows))
+    (tmp_path / "disk").mkdir()
+    (first / "outputs").symlink_to(tmp_path / "disk")
+    data = ("data=jsonl", "data.path=train.jsonl", "hydra.sweep.dir=outputs/sweep")
+    done = new_sweep(first, "train.steps=1", "seed=1,2", *data)
+    assert done.exit_code == 0, done.said
+    shutil.rmtree(tmp_path / "disk/sweep/1")
+    done = sweep(other, "../first/outputs/sweep", command=("-m", "lab.cli", "resume"))
+    assert done.exit_code == 0, done.said
+    jobs = [Config.load(tmp_path / f"disk/sweep/{n}/config.yaml") for n in (0, 1)]
+    assert [job.data.path for job in jobs] == [str(first / "train.jsonl")] * 2
+    assert "resume" not in done.said
+    assert f"lab compare {tmp_path}/disk/sweep" in done.said
+
+
+def test_a_sweep_whose_first_folder_is_gone_is_resumed_from_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sweep").mkdir()
+    assert index(tmp_path / "sweep").begun_in(tmp_path / "sweep") == tmp_path
+    assert index(tmp_path / "sweep", cwd="../gone").begun_in(tmp_path / "sweep") == tmp_path
+    (tmp_path / "gone").mkdir()
+    moved = index(tmp_path / "sweep", cwd="../gone")
+    assert moved.begun_in(tmp_path / "sweep") == tmp_path / "gone"
 
 
 def test_an_index_that_reaches_outside_the_sweep_is_refused(tmp_path: Path) -> None:
