@@ -26,6 +26,7 @@ from lab.data.index import PROGRESS_SECONDS, Progress, say_nothing
 from lab.records.digest import sha256_of_file
 
 END_BYTES = MB
+WEIGHTS = "model*.safetensors"
 
 
 @lru_cache
@@ -133,7 +134,7 @@ def fingerprint(folder: Path) -> str:
     Runs begun before :func:`weights_fingerprint` are known by it alone.
     """
     digest = hashlib.sha256()
-    for path in sorted((*folder.glob("*.json"), *folder.glob("model*.safetensors"))):
+    for path in sorted((*folder.glob("*.json"), *folder.glob(WEIGHTS))):
         size = path.stat().st_size
         digest.update(f"{path.name} {size}\n".encode())
         with path.open("rb") as file:
@@ -150,7 +151,7 @@ def weights_fingerprint(folder: Path, digest_of: Callable[[Path], str] = sha256_
         digest_of: SHA-256 of one file's content, in hex.
     """
     digest = hashlib.sha256()
-    for path in sorted(folder.glob("model*.safetensors")):
+    for path in sorted(folder.glob(WEIGHTS)):
         digest.update(f"{path.name} {digest_of(path)}\n".encode())
     return digest.hexdigest()
 
@@ -163,16 +164,12 @@ def model_of_type(config: dict[str, Any]) -> nn.Module:
 
 def load_model(folder: Path) -> nn.Module:
     """Load as ``mlx_lm.utils.load_model`` does, without importing transformers for plain cases."""
-    config = _read_model_config(folder)
-    files = sorted(folder.glob("model*.safetensors"))
-    if not files:
-        raise ConfigError("model.path", folder, "holds no model*.safetensors")
-    try:
-        if not _is_plain(config):
-            return _import_without_stubs("mlx_lm.utils").load_model(folder, lazy=True)[0]
-        network = model_of_type(config)
+    network, config = model_without_weights(folder), _read_model_config(folder)
+    if not _is_plain(config):
+        return network  # mlx-lm has opened its weights; they are read once they are needed
+    with _refusing_damage(folder):
         weights: dict[str, mx.array] = {}
-        for file in files:
+        for file in sorted(folder.glob(WEIGHTS)):
             weights.update(mx.load(str(file)))  # type: ignore[arg-type]
         if hasattr(network, "sanitize"):
             weights = network.sanitize(weights)  # type: ignore[operator]
@@ -180,10 +177,31 @@ def load_model(folder: Path) -> nn.Module:
             _quantize_like(network, quantization, weights)
         network.load_weights(list(weights.items()))
         mx.eval(network.parameters())
+    return network
+
+
+def model_without_weights(folder: Path) -> nn.Module:
+    """A model's modules, none of whose weights is read or takes memory yet.
+
+    Raises:
+        ConfigError: the folder is no model's, or not supported.
+    """
+    config = _read_model_config(folder)
+    if not any(folder.glob(WEIGHTS)):
+        raise ConfigError("model.path", folder, f"holds no {WEIGHTS}")
+    with _refusing_damage(folder):
+        if _is_plain(config):
+            return model_of_type(config)
+        return _import_without_stubs("mlx_lm.utils").load_model(folder, lazy=True)[0]
+
+
+@contextmanager
+def _refusing_damage(folder: Path) -> Iterator[None]:
+    try:
+        yield
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError("model.path", folder, f"is damaged or not supported: {reason}") from error
-    return network
 
 
 def layers_of(network: nn.Module) -> list[nn.Module]:

@@ -33,6 +33,7 @@ from lab.protocol import Outcome, RecordKind  # noqa: E402
 from lab.records.digest import kept_sha256  # noqa: E402
 from lab.train import checkpoint, memory, mlx_lm_trainer, model_files, optimizers, stateful  # noqa: E402
 from lab.train.channel import Channel  # noqa: E402
+from lab.train.deterministic import check_experts  # noqa: E402
 from lab.train.lab_trainer import LabTrainer  # noqa: E402
 from lab.train.reporter import Reporter  # noqa: E402
 from lab.train.session import TrainingContext  # noqa: E402
@@ -131,6 +132,9 @@ def _open_context(
 ) -> TrainingContext:
     progress = _progress_to(channel)
     folder = model_files.folder_of(config.model, progress)
+    if folder and arguments.generation == 0 and mx.default_device().type == mx.gpu:
+        # Before the data is indexed and the weights are hashed and loaded.
+        check_experts(model_files.model_without_weights(folder), config.train, on_gpu=True)
     data = open_data(
         config.data,
         config.train,

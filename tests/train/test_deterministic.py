@@ -18,7 +18,7 @@ from lab.train.deterministic import (
     make_embedding_gradients_deterministic,
 )
 from lab.train.model import build_model
-from lab.train.model_files import model_of_type
+from lab.train.model_files import model_of_type, model_without_weights
 from tests.architectures import CONFIGS, make_folder
 from tests.runs import config_of, start
 
@@ -82,6 +82,33 @@ def test_experts_on_a_gpu_are_refused_with_the_way_out(model_type: str) -> None:
         check_experts(model, train, on_gpu=True)
     check_experts(model, replace(train, deterministic=False), on_gpu=True)
     check_experts(model, train, on_gpu=False)  # a CPU adds in one order
+
+
+@pytest.mark.parametrize("model_type", EXPERTS)
+def test_experts_are_found_before_a_weight_is_read(tmp_path: Path, model_type: str) -> None:
+    folder = make_folder(model_type, tmp_path)
+    weights_that_cannot_be_read(folder)
+    model, active = model_without_weights(folder), mx.get_active_memory()
+    with pytest.raises(ConfigError, match=r"train\.deterministic"):
+        check_experts(model, config_of().train, on_gpu=True)
+    mx.eval(model.parameters())
+    assert mx.get_active_memory() > active  # until then nothing had been made
+
+
+@pytest.mark.gpu
+def test_a_run_of_experts_on_a_gpu_is_refused_before_a_weight_is_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = make_folder("mixtral", tmp_path / "model")
+    weights_that_cannot_be_read(folder)
+    run = start(tmp_path / "run", "model=local", f"model.path={folder}", "adapter.rank=4")
+    assert run.result.exit_code == 2
+    assert "train.deterministic=true: " in caplog.text
+
+
+def weights_that_cannot_be_read(folder: Path) -> None:
+    for file in folder.glob("*.safetensors"):
+        file.write_bytes(b"no weights")
 
 
 @pytest.mark.parametrize("kind", ["lora", "qlora"])
