@@ -85,8 +85,7 @@ class RunSupervisor:
                 end = self._run_workers(signals)
                 return self._finish(end, signals.exit_code)
         finally:
-            if self._standby is not None:
-                _discard(self._standby)
+            self._discard_standby()
             self._recorder.close_trackers({"state": "failed"}, 1)
             self._recorder.files.close()
 
@@ -139,6 +138,7 @@ class RunSupervisor:
         if not self._walls.finds_a_way(wall, start_step=self._start_step, last_step=step):
             return True
         log.warning("%s; another worker tries to get past it", told)
+        self._discard_standby()  # it was started without the variables that may help
         return False
 
     def _finish(self, end: WorkerExit, signal_exit_code: int | None) -> Result:
@@ -203,6 +203,11 @@ class RunSupervisor:
                 self._standby = self._start_worker(self._generation + 1)
             except OSError as error:
                 log.warning("the next worker could not be started yet: %s", error)
+
+    def _discard_standby(self) -> None:
+        if self._standby is not None:
+            _discard(self._standby)
+            self._standby = None
 
     def _start_worker(self, generation: int) -> WorkerProcess:
         return WorkerProcess(

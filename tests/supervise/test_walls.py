@@ -10,6 +10,7 @@ import pytest
 from lab.supervise import experiment, walls
 from lab.supervise.run_supervisor import RunSupervisor
 from lab.supervise.walls import WALLS, Wall, WallPolicy, recognise
+from lab.supervise.worker_process import WorkerExit
 from tests.runs import start
 
 # As users of MLX have reported them.
@@ -88,3 +89,31 @@ def test_no_worker_is_sent_into_the_same_wall(
     assert len(run.events("worker_died")) == deaths
     assert ladders == [None, wall.environment.get("LADDER")][:deaths]
     assert "a wall; what helps: go round (RuntimeError: fault.crash" in caplog.text
+
+
+def test_a_worker_that_stood_by_at_a_wall_does_not_lack_the_variables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first worker calls for the next, cannot save, trains on and dies at a wall."""
+    ladders, checkpoints = [], tmp_path / "run" / "checkpoints"
+
+    class Seen(RunSupervisor):
+        def _handle_ready(self, record: dict) -> None:
+            ladders.append(psutil.Process(record["pid"]).environ().get("LADDER"))
+            if len(ladders) == 1:
+                checkpoints.write_text("in the way")
+            super()._handle_ready(record)
+
+        def _is_at_a_wall(self, end: WorkerExit) -> bool:
+            if len(ladders) == 1:
+                assert self._standby is not None
+                checkpoints.unlink()
+            return super()._is_at_a_wall(end)
+
+    wall = Wall("a wall", ("fault.crash",), "go round", environment={"LADDER": "1"})
+    monkeypatch.setattr(walls, "WALLS", (wall,))
+    monkeypatch.setattr(experiment, "RunSupervisor", Seen)
+    leaves = ("reload=interval", "reload.interval_steps=3", "reload.method=process")
+    run = start(tmp_path / "run", *leaves, "fault=crash", "fault.crash.step=4")
+    assert run.result.exit_code == 1
+    assert ladders == [None, "1", "1"]
