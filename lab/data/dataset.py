@@ -33,7 +33,7 @@ class OpenData:
         train_tokens, val_tokens: token index of the file that each split is of.
         fingerprint: hash of the files' content, independent of their paths.
         tokenizer_fingerprint: hash of what decides the tokens of a text.
-        notes: lines to print for the user.
+        notes: lines to print for the user; besides them :func:`token_note`, which takes its time.
     """
 
     train: Batches
@@ -131,7 +131,7 @@ def open_data(
         tokenizer_fingerprint=tokenizer_fingerprint(
             tokenizer_folder, partial(kept_sha256, cache_dir, progress)
         ),
-        notes=(*_notes(train, source, tokenizer), token_note(train_tokens, train.max_seq_length)),
+        notes=_notes(train, source, tokenizer),
     )
 
 

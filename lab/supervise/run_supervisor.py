@@ -216,6 +216,7 @@ class RunSupervisor:
             generation=generation,
             started=self._recorder.started,
             environment=self._walls.environment,
+            is_first=not self._environment,
         )
 
     def _handle(self, record: Record, worker: WorkerProcess) -> None:

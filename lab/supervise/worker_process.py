@@ -63,6 +63,7 @@ class WorkerProcess:
         generation: worker processes of this run before this one.
         started: the run's start, by ``time.monotonic``.
         environment: variables on top of the usual ones.
+        is_first: it tells what data and model are; of later workers nobody asks that.
 
     Attributes:
         is_ready: its record of kind ``ready`` was read.
@@ -76,6 +77,7 @@ class WorkerProcess:
         generation: int,
         started: float,
         environment: Mapping[str, str] = MappingProxyType({}),
+        is_first: bool = True,
     ) -> None:
         self.is_ready = False
         self._kill_cause: str | None = None
@@ -87,6 +89,7 @@ class WorkerProcess:
             *("--cache", str(cache_folder())),
             *("--generation", str(generation)),
             *("--started", repr(started)),
+            *(["--first"] if is_first else []),
         ]
         try:
             self._process = subprocess.Popen(

@@ -27,7 +27,7 @@ import mlx.core as mx  # noqa: E402
 
 from lab.config.keys import Config  # noqa: E402
 from lab.config.schema import ConfigError, from_dict  # noqa: E402
-from lab.data.dataset import open_data  # noqa: E402
+from lab.data.dataset import open_data, token_note  # noqa: E402
 from lab.data.tokenizer_files import tokenizers_version  # noqa: E402
 from lab.protocol import Outcome, RecordKind  # noqa: E402
 from lab.records.digest import kept_sha256  # noqa: E402
@@ -35,6 +35,7 @@ from lab.train import checkpoint, memory, mlx_lm_trainer, model_files, optimizer
 from lab.train.channel import Channel  # noqa: E402
 from lab.train.deterministic import check_experts  # noqa: E402
 from lab.train.lab_trainer import LabTrainer  # noqa: E402
+from lab.train.mlx_lm_trainer import MlxLmTrainer  # noqa: E402
 from lab.train.reporter import Reporter  # noqa: E402
 from lab.train.session import TrainingContext  # noqa: E402
 from lab.train.tables import check_tables, measure_tables  # noqa: E402
@@ -79,6 +80,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--records", type=int, required=True, help="descriptor to write records to")
     parser.add_argument("--cache", type=Path, required=True, help="folder of the data index")
     parser.add_argument("--generation", type=int, default=0)
+    parser.add_argument("--first", action="store_true", help="tell what data and model are")
     parser.add_argument("--started", type=float, required=True, help="the run's monotonic start")
     return parser.parse_args()
 
@@ -91,7 +93,8 @@ def _work(config: Config, arguments: argparse.Namespace, channel: Channel) -> Ou
     else:
         memory.set_limits(config.memory)
     context = _open_context(config, arguments, channel)
-    fingerprints = _fingerprints(context, arguments.cache, channel)
+    # Of the first worker alone: it takes long, where no cache can be written, and is told once.
+    fingerprints = _fingerprints(context, arguments.cache, channel) if arguments.first else {}
     reporter = Reporter(
         config,
         channel,
@@ -101,17 +104,15 @@ def _work(config: Config, arguments: argparse.Namespace, channel: Channel) -> Ou
     )
     # Building the model takes memory, which the worker before this one must have freed.
     resume_from = channel.wait_for_go()
-    trainer_class = mlx_lm_trainer.MlxLmTrainer if config.trainer == "mlx_lm" else LabTrainer
+    trainer_class = MlxLmTrainer if config.trainer == "mlx_lm" else LabTrainer
     trainer = trainer_class(context, channel, reporter, resume_from)
     check_tables(measure_tables(trainer.model), context.data, config)
-    parameters = sum(array.size for array in trainer.weights().values())
-    eps = optimizers.eps_note(config.optimizer, stateful.trained_dtype(trainer.model))
     step = trainer.progress.step
     channel.send(
         RecordKind.READY,
         pid=os.getpid(),
         environment=_environment(context) | fingerprints,
-        notes=[*context.data.notes, f"{parameters:,} trained parameters", *filter(None, [eps])],
+        notes=_notes(context, trainer) if arguments.first else [],
         step=step,
     )
     if config.fault.crash is not None:
@@ -132,7 +133,7 @@ def _open_context(
 ) -> TrainingContext:
     progress = _progress_to(channel)
     folder = model_files.folder_of(config.model, progress)
-    if folder and arguments.generation == 0 and mx.default_device().type == mx.gpu:
+    if folder and arguments.first and mx.default_device().type == mx.gpu:
         # Before the data is indexed and the weights are hashed and loaded.
         check_experts(model_files.model_without_weights(folder), config.train, on_gpu=True)
     data = open_data(
@@ -168,6 +169,19 @@ def _fingerprints(context: TrainingContext, cache: Path, channel: Channel) -> di
         found["model_fingerprint"] = model_files.fingerprint(context.folder)
         found["weights_fingerprint"] = model_files.weights_fingerprint(context.folder, digest_of)
     return found
+
+
+def _notes(context: TrainingContext, trainer: LabTrainer | MlxLmTrainer) -> list[str]:
+    """Lines on data and model for the user."""
+    config, data = context.config, context.data
+    parameters = sum(array.size for array in trainer.weights().values())
+    eps = optimizers.eps_note(config.optimizer, stateful.trained_dtype(trainer.model))
+    return [
+        *data.notes,
+        token_note(data.train_tokens, config.train.max_seq_length),
+        f"{parameters:,} trained parameters",
+        *filter(None, [eps]),
+    ]
 
 
 def _progress_to(channel: Channel) -> Callable[[str], None]:

@@ -51,6 +51,30 @@ def test_the_files_of_a_run(tmp_path: Path) -> None:
     assert sorted(p.name for p in (run.folder / "checkpoints").iterdir()) == ["step_64", "step_70"]
 
 
+def test_only_the_first_worker_tells_what_data_and_model_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To know them takes long: samples are counted and weights hashed, and no cache keeps that."""
+    told = []
+
+    class Seen(RunSupervisor):
+        def _handle_ready(self, record: dict) -> None:
+            found = [key for key in record["environment"] if key.endswith("_fingerprint")]
+            told.append((len(record["notes"]), len(found)))
+            super()._handle_ready(record)
+
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "digests").write_text("in the way of the folder")
+    monkeypatch.setenv("LAB_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(experiment, "RunSupervisor", Seen)
+    leaves = ("reload=interval", "reload.interval_steps=2", "reload.method=process")
+    run = start(tmp_path / "run", *leaves)
+    assert run.result.exit_code == 0
+    (notes, fingerprints), *later = told
+    assert (notes > 2, fingerprints) == (True, 4)
+    assert later == [(0, 0)] * 2
+
+
 def test_the_summary(tmp_path: Path) -> None:
     run = start(tmp_path / "run", "reload=interval", "reload.interval_steps=2")
     summary, rows = run.summary, run.rows
