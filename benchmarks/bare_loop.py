@@ -21,7 +21,17 @@ from typing import Any
 
 from benchmarks.interleave import interleave
 from benchmarks.report import Figure, Goal, Report
-from benchmarks.workspace import RUNS, Options, Run, Workspace, ratios, say, smollm2, undisturbed
+from benchmarks.workspace import (
+    RUNS,
+    Options,
+    Run,
+    Workspace,
+    open_data_of,
+    ratios,
+    say,
+    smollm2,
+    undisturbed,
+)
 
 Pair = tuple[Run, list[float], list[float]]  # the lab's run; the bare loop's seconds and losses
 
@@ -95,20 +105,10 @@ def main(arguments: Sequence[str]) -> dict[str, Any]:
     import mlx.nn as nn
     import mlx.optimizers as optim
 
-    from lab.data.dataset import open_data
-    from lab.supervise.worker_process import cache_folder
-    from lab.train import model_files
     from lab.train.loss import cross_entropy
     from lab.train.model import build_model
 
-    folder = model_files.folder_of(config.model)
-    data = open_data(
-        config.data,
-        config.train,
-        config.seed,
-        tokenizer_folder=folder,
-        cache_dir=cache_folder(),
-    )
+    data, folder = open_data_of(config)
     vocab_size = data.train_samples.tokenizer.vocab_size
     batches = [data.train.step(step)[0] for step in range(1, config.train.steps + 1)]
 

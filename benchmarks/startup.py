@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.report import Figure, Goal, Report
-from benchmarks.workspace import Options, Run, Workspace, say, smollm2, undisturbed
+from benchmarks.workspace import Options, Run, Workspace, open_data_of, say, smollm2, undisturbed
 
 ROUNDS = 7
 
@@ -70,21 +70,12 @@ def main(arguments: Sequence[str]) -> None:
 
     marks["import"] = time.time()
     from lab.config.keys import Config
-    from lab.data.dataset import open_data
-    from lab.supervise.worker_process import cache_folder
-    from lab.train import memory, model_files
+    from lab.train import memory
     from lab.train.session import Session, TrainingContext
 
     config = Config.load(Path(arguments[0]))
     memory.set_limits(config.memory)
-    folder = model_files.folder_of(config.model)
-    data = open_data(
-        config.data,
-        config.train,
-        config.seed,
-        tokenizer_folder=folder,
-        cache_dir=cache_folder(),
-    )
+    data, folder = open_data_of(config)
     vocab_size = data.train_samples.tokenizer.vocab_size
     marks["data"] = time.time()
     Session(TrainingContext(config, data, (), folder, vocab_size))

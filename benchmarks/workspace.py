@@ -12,9 +12,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.interleave import StartedProcess
+
+if TYPE_CHECKING:
+    from lab.config.keys import Config
+    from lab.data.dataset import OpenData
 
 ROOT = Path(__file__).resolve().parents[1]
 SMOLLM2 = ROOT / "models" / "smollm2-135m"
@@ -164,3 +168,18 @@ def say(text: str) -> None:
 
 def _jsonl(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def open_data_of(config: Config) -> tuple[OpenData, Path | None]:
+    """A run's data as its worker opens it, and its model's folder; None for one from scratch."""
+    from lab.data.dataset import open_data
+    from lab.supervise.worker_process import cache_folder
+    from lab.train import model_files
+
+    folder = model_files.folder_of(config.model)
+    data = open_data(
+        *(config.data, config.train, config.seed),
+        tokenizer_folder=folder,
+        cache_dir=cache_folder(),
+    )
+    return data, folder
