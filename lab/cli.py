@@ -107,7 +107,7 @@ def _sync(folders: list[Path], *, send: bool) -> int:
     from lab.sweep.report import view_of
     from lab.tracking.closing import command
     from lab.tracking.sync import SyncError, rebuild
-    from lab.tracking.wandb import can_send
+    from lab.tracking.wandb import can_send, wait_for_files
 
     sweeps = [folder for folder in folders if (folder / "sweep.json").is_file()]
     try:
@@ -115,6 +115,7 @@ def _sync(folders: list[Path], *, send: bool) -> int:
     except SyncError as error:
         print(error, file=sys.stderr)
         return 1
+    wait_for_files()
     line = command("wandb", "sync", *made)
     if not send or not can_send():
         print(f"made again from the files; to send it to W&B: {line}")

@@ -161,6 +161,7 @@ class WandbTracker:
             os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # offline must make no request
         import wandb
 
+        _report_no_errors()
         wandb.setup(settings=wandb.Settings(silent=True))
         if self._config.tracker.mode == "online" and not _has_credentials(wandb):
             raise RuntimeError("no API key; set WANDB_API_KEY or use `wandb login`")
@@ -259,6 +260,25 @@ def _has_credentials(wandb: Any) -> bool:
     if os.environ.get("WANDB_MODE", "online") != "online":
         return True  # login() does not look then; init() decides
     return wandb.login(prompt=False, verify=False)
+
+
+def wait_for_files() -> None:
+    """Wait until every finished run's file is whole: W&B closes it after ``finish`` returned."""
+    import wandb
+
+    wandb.teardown()
+
+
+def _report_no_errors() -> None:
+    """Keep W&B from reporting its own errors to its makers.
+
+    If its process dies while it starts, W&B 0.31 reports that while it holds a lock for which the
+    report waits: the thread hangs for ever, and the end of the run for ``finish_seconds``.
+    """
+    with suppress(ImportError, AttributeError):  # another version may not have it
+        from wandb.analytics.opentelemetry import opentelemetry_proxy
+
+        opentelemetry_proxy.disable()
 
 
 def _forget_service() -> None:

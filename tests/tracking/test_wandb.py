@@ -10,10 +10,13 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
+import wandb
 from wandb.util import get_core_path
 
 from lab.config.keys import dump
@@ -33,6 +36,7 @@ STEPS = ("train.steps=20", "reload=none", "checkpoint.interval_steps=4")
 
 def inspect(run_dir: Path, *options: str) -> str:
     """What ``wandb leet inspect --json`` prints; its own front takes a second to import."""
+    wandb.teardown()  # a run's file may be closed some time after its finish() has returned
     (file,) = run_dir.glob("*.wandb")
     command = [get_core_path(), "leet", "inspect", "--no-observability", "--json", *options]
     return subprocess.run(
@@ -249,25 +253,45 @@ def test_a_resumed_run_is_one_wandb_run(
     assert folder.name.endswith(run.events("run_started")[0]["run_id"])
 
 
-def test_a_wandb_service_that_dies_costs_nothing(repo: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("moment", ["starts", "writes"])
+def test_a_wandb_service_that_dies_costs_nothing(repo: Path, tmp_path: Path, moment: str) -> None:
+    """It dies while it starts, or once it has a file; training waits until then."""
     folder = tmp_path / "outputs" / "run"
-    overrides = ("tracker=wandb_offline", *QUICK[1:], "reload=none", "train.steps=400")
+    overrides = ("tracker=wandb_offline", *QUICK[1:], "reload=none", "train.steps=10")
     process = started(repo, *overrides, f"hydra.run.dir={folder}", cwd=tmp_path, everything=True)
     assert process.stdout is not None
-    said = killed = b""
+    said = b""
     for line in process.stdout:
+        if line.startswith(b"step ") and b"step " not in said:
+            with suspended("lab.train.worker", below=process.pid):
+                while not (service := running("wandb-core", below=process.pid)):
+                    assert process.poll() is None
+                while moment == "writes" and not [*tmp_path.glob("outputs/wandb/*/*.wandb")]:
+                    assert service.is_running()
+                service.kill()
         said += line
-        if line.startswith(b"step ") and not killed:
-            for child in psutil.Process(process.pid).children():
-                if "wandb" in child.name():
-                    child.kill()
-                    killed = line
     assert process.wait() == 0
-    assert killed
+    assert b"W&B failed: " in said
+    assert b"did not finish" not in said  # that it failed is known at once
     assert b"made again from the files" in said
     assert b"Traceback" not in said
     rows = Run(folder, Result(0)).rows
     assert wandb_rows(tmp_path / "outputs") == {row["step"]: row["loss"] for row in rows}
+
+
+def running(name: str, *, below: int) -> psutil.Process | None:
+    """The child of a process with this in its command line, if there is one."""
+    children = psutil.Process(below).children()
+    return next((child for child in children if name in " ".join(child.cmdline())), None)
+
+
+@contextmanager
+def suspended(name: str, *, below: int) -> Iterator[None]:
+    process = running(name, below=below)
+    assert process is not None
+    process.suspend()
+    yield
+    process.resume()
 
 
 def test_lab_sync_makes_a_wandb_run_from_the_files(tmp_path: Path) -> None:
