@@ -12,11 +12,16 @@ from pathlib import Path
 
 import pytest
 from hydra import initialize_config_dir
+from hypothesis import settings
 
 from lab.compose.profiles import CONF
 from lab.machine.blas import preload_blas
 
 preload_blas()  # before any test module imports MLX
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("lab", parent=settings.default, deadline=None)
+settings.load_profile("lab")
 
 ROOT = Path(__file__).resolve().parent.parent
 

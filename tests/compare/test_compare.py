@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import lab.cli
@@ -426,7 +426,6 @@ def test_a_terminal_is_not_told_what_to_do(tmp_path, capsys):
 POINTS = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=12)
 
 
-@settings(deadline=None)
 @given(points=POINTS)
 def test_the_front_is_what_no_other_point_beats(points):
     def beaten(point):

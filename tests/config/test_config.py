@@ -120,7 +120,7 @@ def test_a_tiny_model_may_not_also_have_a_folder(model_folder: Path) -> None:
 # --- Saved configs ------------------------------------------------------------------------------
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @example(name="é", rate=1e-3, seed=0, path="\x85", tags=[])
 @given(
     name=st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), max_size=30),

@@ -26,7 +26,7 @@ SIZES = st.lists(st.integers(2, 40), min_size=1, max_size=60)
 
 
 @given(sizes=SIZES, batch_size=st.integers(1, 7), seed=st.integers(0, 2**32 - 1), data=st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_batch_depends_only_on_seed_and_index(sizes, batch_size, seed, data):
     used = batches_of(sizes, batch_size, seed)
     for index in data.draw(st.lists(st.integers(0, 200), max_size=4)):
@@ -36,7 +36,7 @@ def test_a_batch_depends_only_on_seed_and_index(sizes, batch_size, seed, data):
 
 
 @given(sizes=SIZES, batch_size=st.integers(1, 7), epoch=st.integers(0, 5))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_every_sample_comes_once_an_epoch(sizes, batch_size, epoch):
     batches = batches_of(sizes, batch_size)
     indices = range(epoch * len(batches), (epoch + 1) * len(batches))
@@ -70,7 +70,6 @@ def test_a_billion_samples_are_ordered_a_chunk_at_a_time():
 
 
 @given(count=st.integers(0, 3000), key=st.tuples(st.integers(0, 2**32), st.integers(0, 9)))
-@settings(deadline=None)
 def test_a_permutation_has_every_position_once(count, key):
     assert sorted(Permutation(count, key)) == list(range(count))
 
@@ -114,7 +113,6 @@ def test_validation_takes_long_and_short_samples_from_the_first_batches_on():
     st.lists(st.tuples(st.lists(st.integers(1, 99), max_size=30), st.integers(0, 35)), max_size=4),
     st.sampled_from((1, 4, 32)),
 )
-@settings(deadline=None)
 def test_rows_point_at_the_token_before_each_counted_target(samples, multiple):
     shape = Shape(batch_size=4, accumulation=1, max_length=20, pad_multiple=multiple)
     batch = collate(samples, shape)

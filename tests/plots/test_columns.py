@@ -6,7 +6,7 @@ import json
 import math
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lab.plots.columns import KEYS, Columns, read_columns, read_columns_fast
@@ -29,7 +29,6 @@ RUBBISH = st.sampled_from(
 )
 
 
-@settings(deadline=None)
 @given(rows=ROWS, rubbish=st.lists(st.tuples(st.integers(0, 12), RUBBISH), max_size=3))
 def test_fast_and_careful_reading_agree_on_any_file(tmp_path_factory, rows, rubbish):
     folder = tmp_path_factory.mktemp("rows")

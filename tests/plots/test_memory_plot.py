@@ -10,7 +10,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import lab.cli
@@ -97,7 +97,6 @@ def test_half_a_last_line_nulls_and_other_rubbish_are_left_out(tmp_path):
     assert size_of(plot_run(tmp_path)) == (1200, 800)
 
 
-@settings(deadline=None)
 @given(values=VALUES, bins=st.integers(1, 50))
 def test_thinned_curves_keep_each_bins_extremes_in_order(values, bins):
     curve = Curve(np.arange(len(values)) + 1.0, values)
@@ -113,7 +112,6 @@ def test_thinned_curves_keep_each_bins_extremes_in_order(values, bins):
         assert len(inside) <= 2
 
 
-@settings(deadline=None)
 @given(values=VALUES)
 def test_smoothed_curves_stay_within_the_curve(values):
     result = smoothed(values)

@@ -69,7 +69,7 @@ def test_a_part_that_no_checkpoint_has_seen_is_kept_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [*FILES, checkpoint.MANIFEST])
-@settings(max_examples=12, deadline=None)  # it waits for the disk
+@settings(max_examples=12)  # it waits for the disk
 @given(position=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 def test_any_flipped_bit_is_noticed(
     tmp_path_factory: pytest.TempPathFactory, name: str, position: float, bit: int

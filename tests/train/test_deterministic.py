@@ -8,7 +8,7 @@ from pathlib import Path
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lab.config.schema import ConfigError
@@ -23,7 +23,6 @@ from tests.architectures import CONFIGS, make_folder
 from tests.runs import config_of, start
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 6), min_size=1, max_size=40), st.integers(0, 2**32 - 1))
 def test_the_gradient_is_that_of_a_plain_lookup(ids: list[int], seed: int) -> None:
     mx.random.seed(seed)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lab.train import loss
 from lab.train.loss import cross_entropy, sliced_losses
 
 
-@settings(deadline=None)
 @given(
     rows=st.integers(1, 9),
     vocabulary=st.integers(1, 40),
