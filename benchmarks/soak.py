@@ -26,7 +26,7 @@ from typing import Any
 from benchmarks.faults import BEFORE, BETWEEN, FAULTS, FULL, LIVE, inject
 from benchmarks.machines import LACKS
 from benchmarks.soak_check import check, end_of
-from benchmarks.soak_run import VARIANTS, Lost, Run, finish
+from benchmarks.soak_run import VARIANTS, Run, finish
 
 DISK = "8m"  # size of a run's own file system, where one can be mounted
 
@@ -63,8 +63,8 @@ def trial(number: int, seed: int, root: Path, expected: dict[str, Any]) -> tuple
                     inject(run, kind)
             finish(run)
             check(run, expected[run.variant])
-        except (Lost, OSError, ValueError, LookupError) as lost:
-            shutil.copytree(run.run_dir, run.folder / "lost", dirs_exist_ok=True)
+        except Exception as lost:  # noqa: BLE001 - whatever a check stumbles over was not there
+            shutil.copytree(run.folder / "disk", run.folder / "lost", dirs_exist_ok=True)
             return run, repr(lost)
         finally:
             run.kill()
@@ -99,7 +99,7 @@ def main() -> int:
     number, began = 0, time.monotonic()
     with ThreadPoolExecutor(arguments.jobs) as pool:
         while faults.total() < arguments.faults:
-            batch = range(number, number + 4 * arguments.jobs)
+            batch = range(number, number + 8 * arguments.jobs)
             number = batch.stop
             for run, lost in pool.map(lambda n: trial(n, arguments.seed, root, expected), batch):
                 kinds = (run.variant, f"no {run.lacks}" if run.lacks else "nothing missing")
@@ -115,7 +115,10 @@ def main() -> int:
     print(table("faults", faults, faults_lost))
     print(f"{'all':<34} {faults.total():>6} {faults_lost.total():>5}")
     print(f"{number} runs in {time.monotonic() - began:.0f} s, seed {arguments.seed}")
-    return 1 if runs_lost else 0
+    if runs_lost:
+        return 1
+    shutil.rmtree(root, ignore_errors=True)
+    return 0
 
 
 if __name__ == "__main__":
