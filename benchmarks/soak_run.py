@@ -115,6 +115,9 @@ class Run:
         environment = environment_of(
             self.folder, lacks=self.lacks, of_day=self.of_day, of_machine=self.of_machine
         )
+        temporary = self.folder.parent / "temporary"  # of all runs: a cache without a home is there
+        temporary.mkdir(exist_ok=True)
+        environment["TMPDIR"] = str(temporary)
         with self._log.open("ab") as log:
             self._began = time.monotonic()
             self.process = subprocess.Popen(
