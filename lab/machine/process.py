@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import suppress
 
@@ -43,6 +44,11 @@ __all__ = [
 
 def has_ended(child: int) -> bool:
     """Whether a child process has ended; it stays a zombie, and its number its own."""
+    if hasattr(os, "waitid"):  # on macOS from Python 3.13 on; it needs no /proc
+        try:
+            return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        except ChildProcessError:
+            return True
     import psutil  # here: neither a start nor a worker has to wait for it
 
     with suppress(psutil.Error):

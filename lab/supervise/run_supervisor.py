@@ -61,7 +61,8 @@ class RunSupervisor:
         self._recorder = RunRecorder(files, repeated_events(files.earlier))
         self._is_resumed = bool(files.earlier)
         workers = [e for e in files.earlier if e["event"] == "worker_started"]
-        self._generation = len(workers)
+        # Not their number: one that died before it was ready had a generation, and no event.
+        self._generation = 1 + max((e.get("generation", -1) for e in workers), default=-1)
         self._first_environment = workers[0].get("environment", {}) if workers else begun_with or {}
         can_reload = config.checkpoint.enabled and config.trainer == "lab"
         self._budget = Budget(config.memory.budget_gb, can_reload=can_reload)

@@ -74,7 +74,7 @@ def save(
     before_rename: Callable[[], None] = lambda: None,
     clock: Callable[[], float] | None = None,
 ) -> Path:
-    """Write ``folder/step_<t>`` whole or not at all.
+    """Write ``folder/step_<t>`` whole or not at all; what a killed save left behind goes first.
 
     Arguments:
         adapter_config: what mlx-lm needs to load the weights.
@@ -87,6 +87,8 @@ def save(
     final = folder / f"step_{snapshot.step}"
     # Not named by the process: in a container each start may have the number of a killed one.
     temporary = folder / f".step_{snapshot.step}.{os.urandom(6).hex()}.tmp"
+    for leftover in folder.glob(".step_*.tmp"):  # it may hold the room that this one needs
+        shutil.rmtree(leftover, ignore_errors=True)
     try:
         temporary.mkdir(parents=True)
         files = _save_files(temporary, snapshot.states, adapter_config)
@@ -174,7 +176,7 @@ def steps(folder: Path) -> list[int]:
 
 
 def prune(folder: Path, keep: int, *, newest: int) -> None:
-    """Remove all but the last ``keep`` checkpoints, and what a killed save left behind.
+    """Remove all but the last ``keep`` checkpoints.
 
     Arguments:
         newest: the step of the one just saved. Newer checkpoints than this one were unusable (the
@@ -184,8 +186,6 @@ def prune(folder: Path, keep: int, *, newest: int) -> None:
     kept = [step for step in found if step <= newest][-keep:]
     for step in set(found) - set(kept):
         shutil.rmtree(folder / f"step_{step}", ignore_errors=True)
-    for leftover in folder.glob(".step_*.tmp"):
-        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def weights_sha256(weights: Arrays) -> str:

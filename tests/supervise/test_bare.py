@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from benchmarks.machines import LACKS, environment_of
 from lab.machine import linux
 from lab.records.files import check_idle
 from lab.supervise import experiment
@@ -21,46 +21,20 @@ from tests.runs import QUICK, Run, start
 
 BY_PROCESS = ("reload=interval", "reload.interval_steps=3", "reload.method=process")
 
-NO_HOME = """
-import pathlib
-def home(cls):
-    raise RuntimeError("Could not determine home directory.")
-pathlib.Path.home = classmethod(home)
-"""
-NO_LOCKS = """
-import errno, fcntl
-def flock(fd, operation):
-    raise OSError({number}, "No locks available")
-fcntl.flock = flock
-"""
-LACKS = {
-    "git": ({"PATH": "/nowhere"}, ""),
-    "a home": ({"HOME": ""}, NO_HOME),
-    "a home to write to": ({"HOME": "/proc/nowhere"}, ""),
-    "locks on a network's disk": ({}, NO_LOCKS.format(number="errno.ENOLCK")),
-    "locks in a container": ({}, NO_LOCKS.format(number="errno.EOPNOTSUPP")),
-}
-
 
 @pytest.mark.parametrize("what", LACKS)
 def test_what_a_machine_lacks_costs_no_run_its_summary(
     repo: Path, tmp_path: Path, what: str
 ) -> None:
-    variables, patch = LACKS[what]
-    (tmp_path / "sitecustomize.py").write_text(patch)
     data = tmp_path / "data.jsonl"
     data.write_text("".join(json.dumps({"text": f"line {i} " * 5}) + "\n" for i in range(40)))
-    temporary = tmp_path / "temporary"
-    temporary.mkdir()
-    environment = os.environ | {"PYTHONPATH": str(tmp_path), "TMPDIR": str(temporary), **variables}
-    for name in ("LAB_CACHE_DIR", "XDG_CACHE_HOME"):
-        environment.pop(name, None)
     done = subprocess.run(
         [
             *(sys.executable, str(repo / "train.py"), *QUICK, *BY_PROCESS),
             *("data=jsonl", f"data.path={data}", f"hydra.run.dir={tmp_path / 'run'}"),
         ],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
+        cwd=tmp_path, env=environment_of(tmp_path, lacks=what),
+        capture_output=True, text=True, check=False,
     )  # fmt: skip
     said = done.stdout + done.stderr
     assert done.returncode == 0, said
@@ -69,10 +43,16 @@ def test_what_a_machine_lacks_costs_no_run_its_summary(
     assert run.summary["state"] == "completed"
     assert run.summary["reloads"] == {"interval": 1}
     assert run.column("step") == list(range(1, 7))
-    if what == "git":
+    if "git" in what:
         assert run.summary["environment"]["git_commit"] is None
     if "home" in what:
-        assert [path.name for path in temporary.glob("mlx-memory-lab-*")]
+        assert list((tmp_path / "temporary").glob("mlx-memory-lab-*"))
+    if what == "/proc":
+        figures = ("process_gb", "available_gb", "swap_gb")
+        assert all(run.column(f"memory/{name}") == [None] * 6 for name in figures)
+        assert run.summary["peak_process_gb"] is None
+        assert run.summary["mean_process_gb"] is None
+        assert run.summary["environment"]["machine_memory_gb"] > 0
 
 
 def test_the_cache_is_where_it_was_for_those_who_have_a_home(
@@ -169,6 +149,20 @@ def test_a_worker_that_cannot_be_started_counts_as_one_that_died(
     assert run.column("step") == [1, 2, 3]
 
 
+def test_no_two_workers_have_one_generation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that died before it was ready is counted, though no event tells of it."""
+    monkeypatch.setattr(experiment, "RunSupervisor", failing(2, 3))
+    run = start(tmp_path / "run", *BY_PROCESS)
+    (run.folder / "summary.json").unlink()  # as if it had been killed at step 4
+    rows = (run.folder / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    (run.folder / "metrics.jsonl").write_bytes(b"".join(rows[:4]))
+    assert experiment.resume(run.folder).exit_code == 0
+    assert [e["generation"] for e in run.events("worker_started")] == [0, 2, 3]
+    assert run.column("reload/generation") == [0, 0, 0, 2, 3, 3]
+
+
 # --- No /proc -----------------------------------------------------------------------------------
 
 
@@ -182,3 +176,25 @@ def test_the_machine_is_known_without_proc(repo: Path) -> None:
     assert done.returncode == 0, done.stderr
     memory = json.loads(done.stdout)["memory_bytes"]
     assert memory >= linux.memory_limit() > 0
+
+
+CHILD = """
+import os, subprocess
+from lab.machine import process
+child = subprocess.Popen(["sleep", "60"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+print(process.has_ended(child.pid))
+child.kill()
+os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+print(process.has_ended(child.pid))
+child.wait()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+def test_without_proc_a_worker_that_lives_is_not_taken_for_dead(tmp_path: Path) -> None:
+    """Else what it was killed for would not be told."""
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD], env=environment_of(tmp_path, lacks="/proc"),
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout == "False\nTrue\n"

@@ -119,14 +119,22 @@ def test_it_appears_only_after_its_rows_are_written(tmp_path: Path) -> None:
     assert checkpoint.steps(tmp_path) == [7]
 
 
-def test_the_newest_are_kept_and_leftovers_removed(tmp_path: Path) -> None:
+def test_what_a_killed_save_left_takes_no_room_from_the_next(tmp_path: Path) -> None:
+    """On a full disk no save would come to its end, and so none would make room."""
+    left = tmp_path / ".step_7.1.tmp"
+    left.mkdir()
+    (left / "adapters.safetensors").touch()
+    seen = []
+    checkpoint.save(tmp_path, snapshot(), ADAPTER, before_rename=lambda: seen.append(left.exists()))
+    assert seen == [False]
+
+
+def test_the_newest_are_kept(tmp_path: Path) -> None:
     for step in (5, 10, 100, 20):
         checkpoint.save(tmp_path, snapshot(step), ADAPTER)
-    (tmp_path / ".step_101.1.tmp").mkdir()
     (tmp_path / "step_7").mkdir()  # no manifest: not a checkpoint
     checkpoint.prune(tmp_path, keep=2, newest=100)
     assert checkpoint.steps(tmp_path) == [20, 100]
-    assert not (tmp_path / ".step_101.1.tmp").exists()
 
 
 def test_one_that_could_not_be_used_pushes_no_good_one_out(tmp_path: Path) -> None:
