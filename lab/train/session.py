@@ -65,7 +65,7 @@ class Session:
 
     Attributes:
         parts: all that a step changes, by name; what a checkpoint holds.
-        slope, step_seconds: of this session's steps only; a reload starts them anew.
+        slope, growth, step_seconds: of this session's steps only; a reload starts them anew.
         train_step, evaluate: built for this session, since a compiled step holds its arrays.
     """
 
@@ -85,6 +85,7 @@ class Session:
         if snapshot is not None:
             self._restore(snapshot)
         self.slope = SlopeWindow(config.reload.window_steps)
+        self.growth = memory.growth_test(config.memory)
         self.step_seconds: deque[float] = deque(maxlen=32)
         if config.train.deterministic and mx.default_device().type == mx.gpu:
             deterministic.make_embedding_gradients_deterministic(self.model)
