@@ -1,0 +1,91 @@
+"""How MLX's cache grows with batches of many shapes: each new shape leaves buffers of its own.
+
+MLX hands a freed buffer out again for an array that is a little smaller, never for a larger one. So
+a step whose shape was there before adds nothing; one of a new shape adds what its arrays take
+(MLX's peak in the step), less what buffers of the nearest larger shape serve. That share is taken
+from the recorded run, as a function of how near that shape is.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+
+from lab.whatif.recorded import Recording, Session, Values
+
+LEAST_SHAPES = 12  # new shapes that the share is learned from
+FAR = 1e9  # cells: the distance of a shape with no larger one
+NEIGHBOURS = 5  # recorded steps, the nearest by distance, whose share is taken
+
+
+@dataclass(frozen=True, eq=False)
+class Shapes:
+    """The shape and the work of every step of a run, and what a new shape adds to the cache.
+
+    Attributes:
+        cells: of each step from 1 on, as in :class:`Recording`, beyond its end its own again.
+        work: GB that a step's arrays take.
+        examples: recorded new shapes by distance: distance, GB added, work; shape (shapes, 3).
+    """
+
+    cells: Values
+    work: Values
+    examples: Values
+
+    @classmethod
+    def learned(cls, recordings: Sequence[Recording], steps: int) -> Self | None:
+        """From recorded runs; None where their rows do not tell shapes, or shapes do not matter."""
+        usable = [run for run in recordings if _tells_shapes(run)]
+        if not usable:
+            return None
+        found = sorted(e for run in usable for s in run.sessions for e in _new_shapes(run, s))
+        if len(found) < LEAST_SHAPES:
+            return None
+        longest = max(usable, key=lambda run: run.steps)
+        cells, work = (np.resize(values, steps) for values in (longest.cells, longest.work))
+        return cls(cells, work, np.array(found))
+
+    def cache_of(self, start: int, count: int) -> Values:
+        """GB of cache after each of ``count`` steps of a session that follows step ``start``."""
+        added = np.zeros(count)
+        for at, distance in _distances(self.cells[start : start + count]):
+            added[at] = self._share(distance) * self.work[start + at]
+        return np.cumsum(added)
+
+    def _share(self, distance: float) -> float:
+        low = bisect_left(self.examples[:, 0], distance) - NEIGHBOURS // 2
+        low = min(max(low, 0), len(self.examples) - NEIGHBOURS)
+        _, added, work = self.examples[low : low + NEIGHBOURS].sum(axis=0)
+        return float(added / work)
+
+
+def _tells_shapes(run: Recording) -> bool:
+    config = run.config
+    is_known = not (np.isnan(run.cells).any() or np.isnan(run.work).any())
+    one_shape = config.train.grad_accumulation_steps == 1 and not config.train.mask_prompt
+    return is_known and one_shape and config.memory.cache_clear_interval == 0
+
+
+def _new_shapes(run: Recording, session: Session) -> Iterator[tuple[float, float, float]]:
+    """Distance, GB added and work of each new shape, up to where the cache met its limit."""
+    cache = session.parts["cache"]
+    room = 0.97 * run.config.memory.cache_limit_gb
+    added = np.diff(cache, prepend=0.0)
+    for at, distance in _distances(run.cells[session.start : session.start + len(session)]):
+        if cache[at] < room:
+            yield distance, float(added[at]), float(run.work[session.start + at])
+
+
+def _distances(cells: Values) -> Iterator[tuple[int, float]]:
+    """Where a shape is new, and how many cells the next larger one so far has more."""
+    seen: list[float] = []
+    for at, size in enumerate(cells.tolist()):
+        where = bisect_left(seen, size)
+        if where < len(seen) and seen[where] == size:
+            continue
+        yield at, seen[where] - size if where < len(seen) else FAR
+        insort(seen, size)
