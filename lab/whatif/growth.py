@@ -35,7 +35,7 @@ class Level:
 
     own: float
     kept: float = 0.0
-    least: float = -np.inf  # as low as any recorded session began
+    least: float = -np.inf  # where something is kept: what a run without growth has
 
     def after(self, before: float | None) -> float:
         return max(self.own + self.kept * (before or 0.0), self.least)
@@ -224,8 +224,11 @@ def _warm_ups(name: str, curves: Curves, growth: Values, *, by_step: bool) -> di
 def _levels(name: str, part: Part, sessions: Sequence[Session]) -> dict[Kind, Level]:
     found: dict[Kind, Level] = {}
     for kind in KINDS:
-        own = [session for session in sessions if session.kind == kind and len(session) > 1]
-        begun = [(s.before.get(name), _level_of(s.parts[name], part, s.start, kind)) for s in own]
+        begun = [
+            (session.before.get(name), _level_of(session.parts[name], part, session.start, kind))
+            for session in sessions
+            if session.kind == kind and len(session) > 1
+        ]
         if kind == "first":
             found[kind] = Level(float(np.mean([level for _, level in begun])))
             continue
@@ -237,8 +240,8 @@ def _levels(name: str, part: Part, sessions: Sequence[Session]) -> dict[Kind, Le
         pairs = [(before, level) for before, level in begun if before is not None]
         kept = 0.0 if kind == "process" else _kept(pairs, settled)
         rest = [level - kept * (before or 0.0) for before, level in begun]
-        least = min(level for _, level in begun)
-        found[kind] = Level(float(np.median(rest)), kept, least)
+        own = float(np.median(rest))
+        found[kind] = Level(own, kept, settled) if kept else Level(own)
     return found
 
 
