@@ -11,7 +11,6 @@ import numpy as np
 
 from lab.plots.curves import Curve, thinned
 from lab.plots.style import INK, MUTED, plain
-from lab.whatif.predict import process_of
 from lab.whatif.recommend import Outcome, front
 from lab.whatif.study import Study
 
@@ -37,7 +36,7 @@ def draw(study: Study, path: Path) -> None:
         figure = Figure(figsize=(11, 4.2), dpi=160, layout="constrained", facecolor="white")
         FigureCanvasAgg(figure)
         curves, points = figure.subplots(1, 2, width_ratios=(1.35, 1))
-        titles = ("Memory of the process", "Overhead against peak memory")
+        titles = ("Memory", "Overhead against peak memory")
         axis_names = (("step", "GB of 2³⁰ bytes"), ("overhead (% of the time)", "peak GB"))
         for axes, title, (x, y) in zip((curves, points), titles, axis_names, strict=True):
             plain(axes)
@@ -57,7 +56,7 @@ def _draw_curves(axes: Axes, study: Study) -> None:
         curve = thinned(Curve(np.arange(1.0, len(values) + 1), values))
         axes.plot(curve.x, curve.y, color=colour, lw=1.1, label=outcome.setting.label)
     for number, session in enumerate(study.reference.sessions):
-        curve = thinned(Curve(session.steps.astype(float), process_of(session.parts)))
+        curve = thinned(Curve(session.steps.astype(float), session.memory(study.reference.held)))
         label = "recorded" if number == 0 else None
         axes.plot(curve.x, curve.y, color=KNOWN, lw=2.2, alpha=0.35, label=label, zorder=1)
     for budget in {outcome.budget_gb for outcome in study.outcomes}:

@@ -194,10 +194,10 @@ def _growth(curves: Curves, steps: int, *, by_step: bool) -> Values:
         seen[places] += 1
     increments, known = total / np.maximum(seen, 1), np.flatnonzero(seen)
     settled = max((curve for _, curve in curves), key=len)[WARM_UP_STEPS:]
+    at_the_end = _rate(settled[len(settled) // 2 :])
     for at in np.flatnonzero(seen == 0):  # the growth beneath a warm-up is that of what follows
         after = known[np.searchsorted(known, at) :][: 2 * WARM_UP_STEPS]
-        rate = increments[after].mean() if len(after) else _rate(settled[len(settled) // 2 :])
-        increments[at] = rate
+        increments[at] = increments[after].mean() if len(after) else at_the_end
     return np.cumsum(increments) - increments[0]
 
 

@@ -21,7 +21,7 @@ from lab.train.reload_policy import (
     update_back_off,
 )
 from lab.whatif.growth import MemoryModel
-from lab.whatif.recorded import PARTS, Kind, Recording, Values
+from lab.whatif.recorded import PARTS, Kind, Recording, Values, memory_of
 
 FIRST: Kind = "first"
 FIRST_LOOK, LATER_LOOKS = 64, 4  # steps of a session that are predicted at once; then times 4, ...
@@ -77,7 +77,7 @@ class Costs:
 
 @dataclass(frozen=True)
 class Prediction:
-    """A run that was not trained. Memory is the process's, in GB of 2^30 bytes; time in seconds.
+    """A run that was not trained. Memory is what the budget holds, in GB; time in seconds.
 
     Attributes:
         reloads: by reason.
@@ -98,10 +98,12 @@ class Prediction:
 
 
 class Predictor:
-    """Predicts runs from one model; what settings share is computed once."""
+    """Predicts runs from recorded ones; what settings share is computed once."""
 
-    def __init__(self, model: MemoryModel, costs: Costs) -> None:
-        self._model, self._costs = model, costs
+    def __init__(self, recordings: Sequence[Recording], steps: int) -> None:
+        self.model = MemoryModel.fitted(recordings, steps)
+        self.costs = Costs.of(recordings, steps)
+        self._held = recordings[0].held
         self._sessions: dict[object, dict[str, Values]] = {}
 
     def predict(self, config: Config) -> Prediction:
@@ -112,7 +114,7 @@ class Predictor:
         start, kind, before = 0, FIRST, {}
         while start < steps and not run.is_over:
             parts, reason = self._session(run, start, kind, before)
-            curves.append(process_of(parts))
+            curves.append(memory_of(parts, self._held))
             start += len(curves[-1])
             if reason is None:
                 break
@@ -130,8 +132,8 @@ class Predictor:
         window = SlopeWindow(run.config.reload.window_steps) if run.triggers.leak else None
         while True:
             parts = self._parts(start, kind, before, count)
-            metric = metric_of(parts, run.config.reload.metric)
-            found = run.first_leave(start, done, metric, process_of(parts), window)
+            metric = memory_of(parts, run.config.reload.metric)
+            found = run.first_leave(start, done, metric, memory_of(parts, self._held), window)
             if found is not None or count == steps:
                 at, reason = found or (steps - 1, None)
                 return {part: values[: at + 1] for part, values in parts.items()}, reason
@@ -142,13 +144,13 @@ class Predictor:
     ) -> dict[str, Values]:
         known = (start, kind, tuple(before.values()), count)
         if known not in self._sessions:
-            self._sessions[known] = self._model.session(start, kind, before, count)
+            self._sessions[known] = self.model.session(start, kind, before, count)
         return self._sessions[known]
 
     def _summed(
         self, config: Config, curve: Values, leaves: Sequence[tuple[int, Reason]]
     ) -> Prediction:
-        costs, done = self._costs, len(curve)
+        costs, done = self.costs, len(curve)
         every = config.checkpoint.interval_steps
         saves = set(range(every, done, every) if every else ()) | {done}
         saves -= {step for step, _ in leaves}
@@ -188,17 +190,16 @@ class _Run:
         return "process"
 
     def first_leave(
-        self, start: int, done: int, metric: Values, process: Values, window: SlopeWindow | None
+        self, start: int, done: int, metric: Values, held: Values, window: SlopeWindow | None
     ) -> tuple[int, Reason | None] | None:
         """Where, from place ``done`` of a session on, it is left first, and why.
 
         Arguments:
             start: the step before its first one.
-            metric, process: GB after each of its steps.
+            metric, held: GB after each of its steps, of what the policy and the budget look at.
         """
         memory = (metric * GB).astype(np.int64).tolist()
-        held = process.tolist()
-        for at in self._places(start, done, metric, process, every=window is not None):
+        for at in self._places(start, done, metric, held, every=window is not None):
             step, slope = start + 1 + at, window.add(memory[at]) if window else None
             if at == 0 and start > 0:
                 self._state, _ = update_back_off(
@@ -215,7 +216,7 @@ class _Run:
             )
             if self._asked and step < last_step:
                 reason = "budget"
-            action = self._budget.judge(held[at], now=0.0, after_step=True)
+            action = self._budget.judge(float(held[at]), now=0.0, after_step=True)
             self._asked = self._asked or action == "reload"
             self.is_over = self.is_over or action == "stop"
             if reason is not None or self.is_over:
@@ -223,32 +224,16 @@ class _Run:
         return None
 
     def _places(
-        self, start: int, done: int, metric: Values, process: Values, *, every: bool
+        self, start: int, done: int, metric: Values, held: Values, *, every: bool
     ) -> list[int]:
         """Places at which anything can happen; at others nothing is above anything."""
         places = np.arange(done, len(metric))
         if every:
             return places.tolist()
-        over = process[done:] > self.config.memory.budget_gb
+        over = held[done:] > self.config.memory.budget_gb
         can = (places == 0) | over | np.append(False, over[:-1])
         if self.triggers.interval:
             can |= (start + 1 + places) % self.triggers.interval == 0
         if self.triggers.threshold:
             can |= metric[done:] * GB > self.triggers.threshold
         return places[can | self._asked].tolist()
-
-
-def process_of(parts: Mapping[str, Values]) -> Values:
-    """The process's memory, in GB."""
-    return parts["active"] + parts["cache"] + parts["other"]
-
-
-def metric_of(parts: Mapping[str, Values], metric: str) -> Values:
-    """The figure that a policy looks at (``reload.metric``), in GB."""
-    match metric:
-        case "active":
-            return parts["active"]
-        case "mlx":
-            return parts["active"] + parts["cache"]
-        case _:
-            return process_of(parts)

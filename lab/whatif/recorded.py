@@ -46,6 +46,15 @@ class Session:
     def steps(self) -> NDArray[np.intp]:
         return np.arange(self.start + 1, self.start + 1 + len(self))
 
+    def memory(self, figure: str) -> Values:
+        return memory_of(self.parts, figure)
+
+
+def memory_of(parts: Mapping[str, Values], figure: str) -> Values:
+    """GB of a figure that a policy looks at: ``active``, ``mlx`` or ``process``."""
+    named = {"active": PARTS[:1], "mlx": PARTS[:2]}.get(figure, PARTS)
+    return np.sum([parts[part] for part in named], axis=0)
+
 
 @dataclass(frozen=True)
 class Recording:
@@ -59,6 +68,8 @@ class Recording:
         reloads: seconds of each reload, by method.
         checkpoints: seconds of each checkpoint that no reload asked for.
         figures: of its summary, as far as it goes.
+        held: the figure that the budget holds: ``mlx`` on CUDA, whose process says nothing of the
+            device's memory, else ``process``.
     """
 
     folder: Path
@@ -70,6 +81,7 @@ class Recording:
     reloads: Mapping[str, Sequence[float]]
     checkpoints: Sequence[float]
     figures: Mapping[str, Any]
+    held: str
 
     @property
     def steps(self) -> int:
@@ -119,7 +131,15 @@ def read_recording(folder: Path) -> Recording:
             and isinstance(event.get("seconds"), int | float)
         ],
         figures=figures_so_far(folder, rows)[0],
+        held="mlx" if any(map(_is_on_cuda, events)) else "process",
     )
+
+
+def _is_on_cuda(event: Mapping[str, Any]) -> bool:
+    found = event.get("environment")
+    found = found if isinstance(found, Mapping) else {}
+    is_linux = str(found.get("platform")).startswith("Linux")
+    return is_linux and "gpu" in str(found.get("device"))
 
 
 def _measured(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 import numpy as np
@@ -30,11 +30,13 @@ class Shapes:
         cells: of each step from 1 on, as in :class:`Recording`, beyond its end its own again.
         work: GB that a step's arrays take.
         examples: recorded new shapes by distance: distance, GB added, work; shape (shapes, 3).
+        shares: those that were asked for already, by distance.
     """
 
     cells: Values
     work: Values
     examples: Values
+    shares: dict[float, float] = field(default_factory=dict)
 
     @classmethod
     def learned(cls, recordings: Sequence[Recording], steps: int) -> Self | None:
@@ -51,12 +53,18 @@ class Shapes:
 
     def cache_of(self, start: int, count: int) -> Values:
         """GB of cache after each of ``count`` steps of a session that follows step ``start``."""
-        added = np.zeros(count)
+        shares = np.zeros(count)
         for at, distance in _distances(self.cells[start : start + count]):
-            added[at] = self._share(distance) * self.work[start + at]
-        return np.cumsum(added)
+            shares[at] = self._share(distance)
+        return np.cumsum(shares * self.work[start : start + count])
 
     def _share(self, distance: float) -> float:
+        """The part of a new shape's work that it adds, by the cells to the next larger shape."""
+        if distance not in self.shares:
+            self.shares[distance] = self._nearest(distance)
+        return self.shares[distance]
+
+    def _nearest(self, distance: float) -> float:
         low = bisect_left(self.examples[:, 0], distance) - NEIGHBOURS // 2
         low = min(max(low, 0), len(self.examples) - NEIGHBOURS)
         _, added, work = self.examples[low : low + NEIGHBOURS].sum(axis=0)

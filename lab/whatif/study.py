@@ -12,7 +12,7 @@ import numpy as np
 from lab.config.schema import ConfigError, to_dict
 from lab.sweep.index import INDEX_FILE, jobs_of
 from lab.whatif.growth import MemoryModel
-from lab.whatif.predict import Costs, Prediction, Predictor, process_of
+from lab.whatif.predict import Costs, Prediction, Predictor
 from lab.whatif.recommend import Advice, Outcome, advise
 from lab.whatif.recorded import Recording, read_recording
 from lab.whatif.settings import KEYS, Setting, setting_of, settings_of
@@ -71,8 +71,8 @@ def study_of(folder: Path, words: Sequence[str]) -> Study:
         own = (setting_of(run.config) for run in recordings if not words)
         settings = list({setting.effect: setting for setting in (*settings, *own)}.values())
     longest = max(setting.config.train.steps for setting in settings)
-    model, costs = MemoryModel.fitted(recordings, longest), Costs.of(recordings, longest)
-    predictor = Predictor(model, costs)
+    predictor = Predictor(recordings, longest)
+    model, costs = predictor.model, predictor.costs
     outcomes = tuple(Outcome(s, predictor.predict(s.config)) for s in settings)
     return Study(
         reference=reference,
@@ -130,8 +130,7 @@ def _checks(recordings: Sequence[Recording]) -> Iterator[Check]:
         steps = run.config.train.steps
         if not others or run.steps < steps:
             continue
-        predictor = Predictor(MemoryModel.fitted(others, steps), Costs.of(others, steps))
-        memory = np.concatenate([process_of(session.parts) for session in run.sessions])
+        memory = np.concatenate([session.memory(run.held) for session in run.sessions])
         yield Check(
             run=run.folder.name,
             setting=setting_of(run.config),
@@ -139,7 +138,7 @@ def _checks(recordings: Sequence[Recording]) -> Iterator[Check]:
             mean_gb=float(memory.mean()),
             reloads=run.figures.get("reloads") or {},
             overhead_fraction=run.figures.get("overhead_fraction") or 0.0,
-            predicted=predictor.predict(run.config),
+            predicted=Predictor(others, steps).predict(run.config),
         )
 
 
@@ -161,6 +160,8 @@ def _assumptions(
                 f"its seconds are estimated, a checkpoint and a startup: {cost.seconds:.2f} s, "
                 "which is at most"
             )
+    if reference.held == "mlx":
+        yield "memory is that of the GPU: MLX's arrays and its cache"
     longest = max(len(outcome.predicted.curve) for outcome in outcomes)
     if longest > reference.steps:
         yield f"{reference.steps:,} steps are recorded; to {longest:,} growth goes on as at the end"
