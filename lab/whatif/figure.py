@@ -54,7 +54,7 @@ def _draw_curves(axes: Axes, study: Study) -> None:
     for outcome, colour in zip(_shown(study), COLOURS, strict=False):
         values = outcome.predicted.curve
         curve = thinned(Curve(np.arange(1.0, len(values) + 1), values))
-        axes.plot(curve.x, curve.y, color=colour, lw=1.1, label=outcome.setting.label)
+        axes.plot(curve.x, curve.y, color=colour, lw=1.1, label=_name(outcome, study))
     for number, session in enumerate(study.reference.sessions):
         curve = thinned(Curve(session.steps.astype(float), session.memory(study.reference.held)))
         label = "recorded" if number == 0 else None
@@ -63,6 +63,11 @@ def _draw_curves(axes: Axes, study: Study) -> None:
         _draw_budget(axes, study, budget)
     axes.set_ylim(bottom=0)
     axes.legend(fontsize=8, frameon=False, loc="upper left")
+
+
+def _name(outcome: Outcome, study: Study) -> str:
+    several = len({other.budget_gb for other in study.outcomes}) > 1
+    return outcome.setting.label + (f" (budget {outcome.budget_gb:g} GB)" if several else "")
 
 
 def _draw_budget(axes: Axes, study: Study, budget: float) -> None:

@@ -13,7 +13,7 @@ import yaml
 from lab.compose.auto import THRESHOLD_SHARE
 from lab.config.keys import Config
 from lab.config.schema import AUTO, ConfigError, from_dict, to_dict
-from lab.train.reload_policy import TRIGGERS_BY_POLICY, active_triggers
+from lab.train.reload_policy import active_triggers
 
 KEYS = (
     "reload",
@@ -28,6 +28,7 @@ KEYS = (
     "train.steps",
 )
 ALWAYS_TYPED = ("reload.metric", "reload.method", "memory.budget_gb", "train.steps")
+UNPREDICTED = ("adaptive",)  # policies that do not decide by lab.train.reload_policy alone
 MOST = 10_000  # combinations
 LEAK_MB = 1.0  # what conf/reload/leak.yaml sets
 INTERVALS = (5, 10, 15, 25, 50, 75, 100, 150, 200, 300, 500, 1000, 2000, 5000)
@@ -140,8 +141,8 @@ def _usual(base: Config, given: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 def _setting(base: Config, chosen: Mapping[str, Any]) -> Setting:
     values = dict(chosen)
     policy = values.get("reload.policy", base.reload.policy)
-    if policy == "adaptive" and policy not in TRIGGERS_BY_POLICY:
-        raise ConfigError("reload", policy, "lab whatif cannot predict it yet")
+    if policy in UNPREDICTED:
+        raise ConfigError("reload", policy, f"lab whatif cannot predict reload={policy} yet")
     if values.get("memory.budget_gb") == AUTO:
         values["memory.budget_gb"] = base.memory.budget_gb
     budget = values.get("memory.budget_gb", base.memory.budget_gb)

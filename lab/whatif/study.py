@@ -15,7 +15,7 @@ from lab.whatif.growth import MemoryModel
 from lab.whatif.predict import Costs, Prediction, Predictor
 from lab.whatif.recommend import Advice, Outcome, advise
 from lab.whatif.recorded import Recording, read_recording
-from lab.whatif.settings import KEYS, Setting, setting_of, settings_of
+from lab.whatif.settings import KEYS, UNPREDICTED, Setting, setting_of, settings_of
 
 # Keys that change nothing of a run's memory and time: runs that differ in them are one.
 INDIFFERENT = ("name", "objective.", "tracker.", "sweep.", "hardware.", "worker.", "reload.")
@@ -68,7 +68,7 @@ def study_of(folder: Path, words: Sequence[str]) -> Study:
     _check_alike(reference, recordings)
     settings = settings_of(reference.config, words)
     if not any(word.startswith("reload") for word in words):
-        own = (setting_of(run.config) for run in recordings if not words)
+        own = (setting_of(run.config) for run in recordings if not words and _is_predicted(run))
         settings = list({setting.effect: setting for setting in (*settings, *own)}.values())
     longest = max(setting.config.train.steps for setting in settings)
     predictor = Predictor(recordings, longest)
@@ -104,6 +104,10 @@ def _recordings(folder: Path) -> tuple[list[Recording], list[str]]:
     return found, notes
 
 
+def _is_predicted(run: Recording) -> bool:
+    return run.config.reload.policy not in UNPREDICTED
+
+
 def _check_alike(reference: Recording, recordings: Sequence[Recording]) -> None:
     mine = dict(_settings(to_dict(reference.config)))
     for run in recordings:
@@ -128,7 +132,7 @@ def _checks(recordings: Sequence[Recording]) -> Iterator[Check]:
     for run in recordings:
         others = [other for other in recordings if other is not run]
         steps = run.config.train.steps
-        if not others or run.steps < steps:
+        if not others or run.steps < steps or not _is_predicted(run):
             continue
         memory = np.concatenate([session.memory(run.held) for session in run.sessions])
         yield Check(
@@ -151,9 +155,10 @@ def _assumptions(
     for method in sorted(methods):
         cost, words = costs.reload[method], method.replace("_", " ")
         if method in model.assumed:
+            kept = "; a list in a module or a memo, which it would keep, it could not show"
             yield (
-                f"a reload {words} is taken to come back to the run's own start: "
-                "no recorded run has one"
+                f"a reload {words} is taken to come back to the run's own start: no recorded run "
+                f"has one{kept if method == 'in_process' else ''}"
             )
         if cost.estimated:
             yield (
