@@ -214,7 +214,7 @@ def _warm_ups(name: str, curves: Curves, growth: Values, *, by_step: bool) -> di
         shared = min(map(len, excess), default=0)
         if shared == WARM_UP_STEPS:
             found[kind] = np.mean(excess, axis=0)
-        elif kind == "in_process" and name == "other":  # its heap is warm
+        elif kind == "first" or (kind == "in_process" and name == "other"):  # the heap is warm
             found[kind] = np.zeros(WARM_UP_STEPS)
         else:
             found[kind] = found["first"]
@@ -227,7 +227,7 @@ def _levels(name: str, part: Part, sessions: Sequence[Session]) -> dict[Kind, Le
         begun = [
             (session.before.get(name), _level_of(session.parts[name], part, session.start, kind))
             for session in sessions
-            if session.kind == kind and len(session) > 1
+            if session.kind == kind and len(session) > (kind != "first")
         ]
         if kind == "first":
             found[kind] = Level(float(np.mean([level for _, level in begun])))

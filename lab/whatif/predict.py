@@ -98,13 +98,12 @@ class Prediction:
 
 
 class Predictor:
-    """Predicts runs from recorded ones; what settings share is computed once."""
+    """Predicts runs from recorded ones."""
 
     def __init__(self, recordings: Sequence[Recording], steps: int) -> None:
         self.model = MemoryModel.fitted(recordings, steps)
         self.costs = Costs.of(recordings, steps)
         self._held = recordings[0].held
-        self._sessions: dict[object, dict[str, Values]] = {}
 
     def predict(self, config: Config) -> Prediction:
         """Predict a run of this config, of which reloads, budget and length alone may be new."""
@@ -131,21 +130,13 @@ class Predictor:
         done, count = 0, min(FIRST_LOOK, steps)
         window = SlopeWindow(run.config.reload.window_steps) if run.triggers.leak else None
         while True:
-            parts = self._parts(start, kind, before, count)
+            parts = self.model.session(start, kind, before, count)
             metric = memory_of(parts, run.config.reload.metric)
             found = run.first_leave(start, done, metric, memory_of(parts, self._held), window)
             if found is not None or count == steps:
                 at, reason = found or (steps - 1, None)
                 return {part: values[: at + 1] for part, values in parts.items()}, reason
             done, count = count, min(LATER_LOOKS * count, steps)
-
-    def _parts(
-        self, start: int, kind: Kind, before: Mapping[str, float], count: int
-    ) -> dict[str, Values]:
-        known = (start, kind, tuple(before.values()), count)
-        if known not in self._sessions:
-            self._sessions[known] = self.model.session(start, kind, before, count)
-        return self._sessions[known]
 
     def _summed(
         self, config: Config, curve: Values, leaves: Sequence[tuple[int, Reason]]

@@ -20,6 +20,7 @@ from lab.records.summary import figures_so_far
 Values = NDArray[np.float64]
 Kind = Literal["first", "in_process", "process"]  # what a session began with
 PARTS = ("active", "cache", "other")  # of a process's memory; other: Python, native heap, traces
+MOST_GB = 1e6  # what is above it no machine has
 LEAST_ROWS = 20  # of a run's longest session; less cannot tell growth from warm-up
 
 
@@ -99,7 +100,7 @@ def read_recording(folder: Path) -> Recording:
         raise ConfigError("folder", folder, "is no run's: it holds no config.yaml")
     config = Config.load(folder / "config.yaml")
     try:
-        rows = list(_measured(read_rows(folder)))
+        rows = list(_measured(read_rows(folder), config.train.steps))
         events = list(read_jsonl(folder / "events.jsonl"))
     except OSError as error:
         raise ConfigError("folder", folder, f"cannot be read: {error.strerror}") from error
@@ -108,6 +109,8 @@ def read_recording(folder: Path) -> Recording:
     if longest < LEAST_ROWS:
         said = f"has {longest} rows between reloads, too few to tell: {LEAST_ROWS} are needed"
         raise ConfigError("run", folder, said if rows else "has no rows with its memory yet")
+    if sessions[0].start:
+        raise ConfigError("run", folder, f"has no rows before step {sessions[0].start + 1}")
     reloads = defaultdict(list)
     for event in events:
         if event.get("event") == "reload" and isinstance(event.get("seconds"), Mapping):
@@ -142,12 +145,13 @@ def _is_on_cuda(event: Mapping[str, Any]) -> bool:
     return is_linux and "gpu" in str(found.get("device"))
 
 
-def _measured(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The rows that have the memory of all parts, with steps that rise."""
+def _measured(rows: Iterator[dict[str, Any]], last: int) -> Iterator[dict[str, Any]]:
+    """The rows that have the memory of all parts, with steps that rise, up to the last."""
     newest = 0
     for row in rows:
         memory = [row.get(f"memory/{figure}_gb") for figure in ("active", "cache", "process")]
-        if row["step"] > newest and all(isinstance(gb, int | float) for gb in memory):
+        known = all(isinstance(gb, int | float) and abs(gb) < MOST_GB for gb in memory)
+        if newest < row["step"] <= last and known:
             newest = row["step"]
             yield row
 

@@ -30,6 +30,7 @@ KEYS = (
 ALWAYS_TYPED = ("reload.metric", "reload.method", "memory.budget_gb", "train.steps")
 UNPREDICTED = ("adaptive",)  # policies that do not decide by lab.train.reload_policy alone
 MOST = 10_000  # combinations
+MOST_STEPS = 1_000_000
 LEAK_MB = 1.0  # what conf/reload/leak.yaml sets
 INTERVALS = (5, 10, 15, 25, 50, 75, 100, 150, 200, 300, 500, 1000, 2000, 5000)
 SHARES = (0.5, 0.6, 0.7, 0.8, THRESHOLD_SHARE, 0.9, 0.95)  # of the budget, tried as thresholds
@@ -149,6 +150,10 @@ def _setting(base: Config, chosen: Mapping[str, Any]) -> Setting:
     # As lab.compose.auto has it; the saved config no longer says whether it was given or auto.
     is_new = "memory.budget_gb" in values
     threshold = values.get("reload.memory_threshold_gb", AUTO if is_new else None)
+    steps = values.get("train.steps", base.train.steps)
+    if isinstance(steps, int | float) and steps > MOST_STEPS:
+        said = f"lab whatif predicts at most {MOST_STEPS:,} steps; give fewer"
+        raise ConfigError("train.steps", steps, said)
     if threshold == AUTO and isinstance(budget, int | float) and math.isfinite(budget):
         values["reload.memory_threshold_gb"] = round(THRESHOLD_SHARE * budget, 2)
     if policy == "leak" and "reload.leak_threshold_mb" not in values:

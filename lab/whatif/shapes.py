@@ -30,13 +30,14 @@ class Shapes:
         cells: of each step from 1 on, as in :class:`Recording`, beyond its end its own again.
         work: GB that a step's arrays take.
         examples: recorded new shapes by distance: distance, GB added, work; shape (shapes, 3).
-        shares: those that were asked for already, by distance.
+        shares, known: those that were asked for already, by distance; and the caches.
     """
 
     cells: Values
     work: Values
     examples: Values
     shares: dict[float, float] = field(default_factory=dict)
+    known: dict[tuple[int, int], Values] = field(default_factory=dict)
 
     @classmethod
     def learned(cls, recordings: Sequence[Recording], steps: int) -> Self | None:
@@ -53,6 +54,11 @@ class Shapes:
 
     def cache_of(self, start: int, count: int) -> Values:
         """GB of cache after each of ``count`` steps of a session that follows step ``start``."""
+        if (start, count) not in self.known:
+            self.known[start, count] = self._grown(start, count)
+        return self.known[start, count]
+
+    def _grown(self, start: int, count: int) -> Values:
         shares = np.zeros(count)
         for at, distance in _distances(self.cells[start : start + count]):
             shares[at] = self._share(distance)

@@ -91,6 +91,13 @@ def test_a_run_without_reloads_is_enough_and_what_is_assumed_is_said(tmp_path: P
     ]
 
 
+def test_a_run_whose_first_session_is_too_short_for_warm_up_will_do(tmp_path: Path) -> None:
+    World().train(tmp_path / "recorded", STEPS, **POLICIES["too low a threshold"])
+    measured = World().train(tmp_path / "measured", STEPS, **POLICIES["interval 25"])
+    predicted = only(study_of(tmp_path / "recorded", words_of(POLICIES["interval 25"])))
+    assert predicted.peak_gb == pytest.approx(measured.peak_gb, rel=0.05)
+
+
 def test_a_short_run_tells_of_a_long_one(tmp_path: Path) -> None:
     World().train(tmp_path / "recorded", STEPS)
     measured = World().train(tmp_path / "measured", 4 * STEPS)
@@ -262,6 +269,11 @@ def _nonsense(folder: Path) -> None:
     (folder / "metrics.jsonl").write_text('{"step": 1, "memory/process_gb": "x"}\n[]\n\0\n')
 
 
+def _headless(folder: Path) -> None:
+    lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (folder / "metrics.jsonl").write_text("".join(lines[30:]))
+
+
 def _short(folder: Path) -> None:
     lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
     (folder / "metrics.jsonl").write_text("".join(lines[:19]))
@@ -275,6 +287,8 @@ def _short(folder: Path) -> None:
         (_no_rows, [], "has no rows with its memory yet"),
         (_nonsense, [], "has no rows with its memory yet"),
         (_short, [], "has 19 rows between reloads, too few to tell: 20 are needed"),
+        (_headless, [], "has no rows before step 31"),
+        (None, ["train.steps=2000000"], "predicts at most 1,000,000 steps"),
         (None, ["train.batch_size=4"], "varies reload, reload.policy, reload.interval_steps"),
         (None, ["reload.intervall=4"], "lab whatif varies reload"),
         (None, ["reload=sometimes"], "must be one of none, interval"),
