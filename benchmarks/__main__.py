@@ -25,6 +25,7 @@ QUICK = (
     "sweep",
     "compare",
     "explain",
+    "whatif",
 )
 SLOW = ("flat",)  # only when named, or with --all
 RESULTS = ROOT / "outputs" / "benchmarks"

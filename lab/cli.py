@@ -21,28 +21,7 @@ def main() -> int:
     Returns:
         The exit code: that of the run where the command trains; 2 for a user's mistake.
     """
-    parser = argparse.ArgumentParser(prog="lab", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    resume = commands.add_parser("resume", help="go on with a run or a sweep that was cut off")
-    resume.add_argument("run_dir", type=Path, help="the folder of a run, or of a sweep")
-    resume.add_argument(
-        "overrides", nargs="*", help="for a sweep: e.g. its launcher's settings, given again"
-    )
-    for flag in ("--config-dir", "--config-name"):
-        resume.add_argument(flag, help="of a sweep, where it is not taken from its index")
-    reproduce = commands.add_parser("reproduce", help="run again from config.yaml, and compare")
-    reproduce.add_argument("run_dir", type=Path)
-    compare = commands.add_parser("compare", help="runs side by side: a page, a picture, a table")
-    compare.add_argument(
-        "folders", type=Path, nargs="+", metavar="folder", help="of a run, a sweep, or many of them"
-    )
-    compare.add_argument("--csv", action="store_true", help="compare.csv, not compare.parquet")
-    plot = commands.add_parser("plot", help="draw memory.png again, of a live run too")
-    plot.add_argument("run_dir", type=Path)
-    sync = commands.add_parser("sync", help="make W&B runs again from the files, and send them")
-    sync.add_argument("folders", type=Path, nargs="+", metavar="folder", help="of runs, or sweeps")
-    sync.add_argument("--offline", action="store_true", help="only make it")
-    arguments = parser.parse_args()
+    arguments = _arguments()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     logging.raiseExceptions = False  # `lab reproduce | head` closes stdout: no tracebacks
     try:
@@ -60,6 +39,10 @@ def main() -> int:
                 from lab.compare.command import compare_runs
 
                 return compare_runs(arguments.folders, as_csv=arguments.csv)
+            case "whatif":
+                from lab.whatif.command import whatif as predict
+
+                return predict(arguments.folder, arguments.settings, as_json=arguments.json)
             case "plot":
                 return _plot(arguments.run_dir)
             case _:
@@ -74,6 +57,40 @@ def main() -> int:
         # Python flushes stdout at exit, which would raise again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="lab", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    resume = commands.add_parser("resume", help="go on with a run or a sweep that was cut off")
+    resume.add_argument("run_dir", type=Path, help="the folder of a run, or of a sweep")
+    resume.add_argument(
+        "overrides", nargs="*", help="for a sweep: e.g. its launcher's settings, given again"
+    )
+    for flag in ("--config-dir", "--config-name"):
+        resume.add_argument(flag, help="of a sweep, where it is not taken from its index")
+    reproduce = commands.add_parser("reproduce", help="run again from config.yaml, and compare")
+    reproduce.add_argument("run_dir", type=Path)
+    compare = commands.add_parser("compare", help="runs side by side: a page, a picture, a table")
+    compare.add_argument(
+        "folders", type=Path, nargs="+", metavar="folder", help="of a run, a sweep, or many of them"
+    )
+    compare.add_argument("--csv", action="store_true", help="compare.csv, not compare.parquet")
+    whatif = commands.add_parser("whatif", help="what other reloads would do, without training")
+    whatif.add_argument("folder", type=Path, help="of a run, which may go on, or of a sweep")
+    whatif.add_argument("settings", nargs="*", metavar="key=v1,v2", help="e.g. reload=interval")
+    whatif.add_argument("--json", action="store_true", help="everything, for another program")
+    plot = commands.add_parser("plot", help="draw memory.png again, of a live run too")
+    plot.add_argument("run_dir", type=Path)
+    sync = commands.add_parser("sync", help="make W&B runs again from the files, and send them")
+    sync.add_argument("folders", type=Path, nargs="+", metavar="folder", help="of runs, or sweeps")
+    sync.add_argument("--offline", action="store_true", help="only make it")
+    arguments, more = parser.parse_known_args()
+    if arguments.command == "whatif" and not any(word.startswith("-") for word in more):
+        arguments.settings += more  # those after an option, which argparse takes for none
+    elif more:
+        parser.error(f"unrecognized arguments: {' '.join(more)}")
+    return arguments
 
 
 def _resume(run_dir: Path, overrides: list[str]) -> int:

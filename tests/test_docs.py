@@ -78,6 +78,15 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that is long enough to predict others from."""
+    workdir = tmp_path_factory.mktemp("recorded")
+    overrides = ("tracker=none", "train.val_interval_steps=0", "train.steps=24", *SMALL)
+    call(sys.executable, ROOT / "train.py", *overrides, "hydra.run.dir=run", cwd=workdir)
+    return workdir / "run"
+
+
+@pytest.fixture(scope="module")
 def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that was ended by Ctrl-C."""
     workdir = tmp_path_factory.mktemp("interrupted")
@@ -256,6 +265,15 @@ def run_compare(arguments: Sequence[str], workdir: Path, fixture: Fixture) -> No
     assert all((folder / name).is_file() for name in ("compare.html", "compare.png", table))
 
 
+def run_whatif(arguments: Sequence[str], workdir: Path, fixture: Fixture) -> None:
+    name, *words = arguments
+    assert name in ("RUN", "SWEEP/0")
+    folder = fixture("recorded")
+    told = call(sys.executable, "-m", "lab.cli", "whatif", folder, *words, cwd=workdir)
+    assert "recommended" in told
+    assert (folder / "whatif.png").is_file()
+
+
 def run_lab_sync(arguments: Sequence[str], workdir: Path, fixture: Fixture) -> None:
     [word] = arguments
     folder = run_or_sweep(word, fixture)
@@ -287,6 +305,7 @@ RUNNERS: dict[str, Callable[[Sequence[str], Path, Fixture], None]] = {
     "lab reproduce": run_reproduce,
     "lab compare": run_compare,
     "lab plot": run_plot,
+    "lab whatif": run_whatif,
     "lab sync": run_lab_sync,
 }
 

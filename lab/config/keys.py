@@ -211,7 +211,12 @@ class Objective:
     ranks below every run within it, the closest first.
     """
 
-    name: str = setting(choices=("final_loss", "overhead", "peak_memory", "throughput"))
+    name: str = setting(
+        choices=(
+            *("final_loss", "overhead", "peak_memory", "reloads", "throughput"),
+            "time_over_budget",
+        )
+    )
     memory_limit_gb: float = setting(above=0, unit="GB", auto=True)
 
 

@@ -14,7 +14,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab.config.keys import Config
+from lab.config.keys import Config, Objective
 from lab.records import objective
 from tests.composing import ROOT
 from tests.runs import jsonl
@@ -63,6 +63,18 @@ def value(name: str, rows: list[dict] | None = None, **summary: object) -> float
     return objective.value(config, SUMMARY | {"seconds": seconds} | summary, rows)
 
 
+def test_reloads_are_counted_for_whatever_reason() -> None:
+    assert value("reloads", reloads={"interval": 3, "budget": 1}) == 4
+    assert value("reloads", reloads={}) == 0
+
+
+def test_time_over_the_budget_is_the_seconds_of_the_steps_above_the_limit() -> None:
+    times, memory = (1.0, 2.0, 5.0, 5.5), (1.0, 2.5, 3.0, 2.0)
+    rows = [{"time": t, "memory/process_gb": gb} for t, gb in zip(times, memory, strict=True)]
+    assert value("time_over_budget", rows) == 4.0
+    assert value("time_over_budget", rows[:1]) == 0.0
+
+
 def test_the_objective_is_the_figure_of_its_name() -> None:
     assert value("final_loss") == 4.5
     assert value("overhead") == 0.0312
@@ -70,10 +82,11 @@ def test_the_objective_is_the_figure_of_its_name() -> None:
     assert value("throughput") == -1234.5 * 60 / 80  # a quarter of its time went into reloads
 
 
-@pytest.mark.parametrize("name", ["final_loss", "overhead", "peak_memory", "throughput"])
+@pytest.mark.parametrize("name", Objective.__dataclass_fields__["name"].metadata["choices"])
 def test_what_is_not_there_is_no_objective(name: str) -> None:
     """Optuna would take NaN for a number, and fail."""
     missing = {"final_loss": math.nan, "overhead_fraction": None, "tokens_per_second": None}
+    missing |= {"reloads": None}
     assert value(name, [], **missing) is None
 
 

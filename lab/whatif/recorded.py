@@ -1,0 +1,200 @@
+"""What a run's files say of its memory and its time: the curve of each session, the seconds."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lab.config.keys import Config
+from lab.config.schema import ConfigError
+from lab.records.rows import read_jsonl, read_rows
+from lab.records.summary import figures_so_far
+
+Values = NDArray[np.float64]
+Kind = Literal["first", "in_process", "process"]  # what a session began with
+PARTS = ("active", "cache", "other")  # of a process's memory; other: Python, native heap, traces
+MOST_GB = 1e6  # what is above it no machine has
+LEAST_ROWS = 20  # of a run's longest session; less cannot tell growth from warm-up
+
+
+@dataclass(frozen=True)
+class Session:
+    """The rows between two reloads.
+
+    Attributes:
+        start: the step before its first one.
+        kind: the run's first, or the method of the reload that began it; a resume is a new process.
+        parts: GB of 2^30 bytes after each of its steps, by part of the process's memory.
+        before: of the last step before the reload that began it; empty where none did.
+    """
+
+    start: int
+    kind: Kind
+    parts: Mapping[str, Values]
+    before: Mapping[str, float]
+
+    def __len__(self) -> int:
+        return len(self.parts["cache"])
+
+    @property
+    def steps(self) -> NDArray[np.intp]:
+        return np.arange(self.start + 1, self.start + 1 + len(self))
+
+    def memory(self, figure: str) -> Values:
+        return memory_of(self.parts, figure)
+
+
+def memory_of(parts: Mapping[str, Values], figure: str) -> Values:
+    """GB of a figure that a policy looks at: ``active``, ``mlx`` or ``process``."""
+    named = {"active": PARTS[:1], "mlx": PARTS[:2]}.get(figure, PARTS)
+    return np.sum([parts[part] for part in named], axis=0)
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One run as far as it is recorded.
+
+    Attributes:
+        cells: tokens and padding of each step's batch, NaN where a row does not tell: two steps
+            with the same number have arrays of the same shapes.
+        work: MLX's peak in each step, in GB: what its arrays took.
+        step_seconds: of each step.
+        reloads: seconds of each reload, by method.
+        checkpoints: seconds of each checkpoint that no reload asked for.
+        figures: of its summary, as far as it goes.
+        held: the figure that the budget holds: ``mlx`` on CUDA, whose process says nothing of the
+            device's memory, else ``process``.
+    """
+
+    folder: Path
+    config: Config
+    sessions: tuple[Session, ...]
+    cells: Values
+    work: Values
+    step_seconds: Values
+    reloads: Mapping[str, Sequence[float]]
+    checkpoints: Sequence[float]
+    figures: Mapping[str, Any]
+    held: str
+
+    @property
+    def steps(self) -> int:
+        """The last step that is recorded."""
+        return self.sessions[-1].start + len(self.sessions[-1])
+
+
+def read_recording(folder: Path) -> Recording:
+    """Read a run, which may still go on.
+
+    Raises:
+        ConfigError: it is no run's folder, of another version, or too short to tell.
+    """
+    if not (folder / "config.yaml").is_file():
+        raise ConfigError("folder", folder, "is no run's: it holds no config.yaml")
+    config = Config.load(folder / "config.yaml")
+    try:
+        rows = list(_measured(read_rows(folder), config.train.steps))
+        events = list(read_jsonl(folder / "events.jsonl"))
+    except OSError as error:
+        raise ConfigError("folder", folder, f"cannot be read: {error.strerror}") from error
+    sessions = tuple(_sessions(rows))
+    longest = max(map(len, sessions), default=0)
+    if longest < LEAST_ROWS:
+        said = f"has {longest} rows between reloads, too few to tell: {LEAST_ROWS} are needed"
+        raise ConfigError("run", folder, said if rows else "has no rows with its memory yet")
+    if sessions[0].start:
+        raise ConfigError("run", folder, f"has no rows before step {sessions[0].start + 1}")
+    reloads = defaultdict(list)
+    for event in events:
+        if event.get("event") == "reload" and isinstance(event.get("seconds"), Mapping):
+            times = [s for s in event["seconds"].values() if isinstance(s, int | float)]
+            # The first step is measured against the median: below it, it was only a short one.
+            reloads[str(event.get("method"))].append(sum(max(s, 0.0) for s in times))
+    steps = rows[-1]["step"]
+    return Recording(
+        folder=folder,
+        config=config,
+        sessions=sessions,
+        cells=_column(rows, steps, _cells),
+        work=_column(rows, steps, lambda row: row.get("memory/peak_gb")),
+        step_seconds=_column(rows, steps, lambda row: row.get("step_seconds")),
+        reloads=reloads,
+        checkpoints=[
+            event["seconds"]
+            for event in events
+            if event.get("event") == "checkpoint"
+            and not event.get("for_reload")
+            and isinstance(event.get("seconds"), int | float)
+        ],
+        figures=figures_so_far(folder, rows)[0],
+        held="mlx" if any(map(_is_on_cuda, events)) else "process",
+    )
+
+
+def _is_on_cuda(event: Mapping[str, Any]) -> bool:
+    found = event.get("environment")
+    found = found if isinstance(found, Mapping) else {}
+    is_linux = str(found.get("platform")).startswith("Linux")
+    return is_linux and "gpu" in str(found.get("device"))
+
+
+def _measured(rows: Iterator[dict[str, Any]], last: int) -> Iterator[dict[str, Any]]:
+    """The rows that have the memory of all parts, with steps that rise, up to the last."""
+    newest = 0
+    for row in rows:
+        memory = [row.get(f"memory/{figure}_gb") for figure in ("active", "cache", "process")]
+        known = all(isinstance(gb, int | float) and abs(gb) < MOST_GB for gb in memory)
+        if newest < row["step"] <= last and known:
+            newest = row["step"]
+            yield row
+
+
+def _sessions(rows: Sequence[Mapping[str, Any]]) -> Iterator[Session]:
+    last: Mapping[str, Any] = {}
+
+    def began_with(row: Mapping[str, Any]) -> tuple[object, object]:
+        return row.get("reload/count"), row.get("reload/generation")
+
+    for (count, generation), group in groupby(rows, began_with):
+        own = list(group)
+        is_reload = bool(last) and count != last.get("reload/count")
+        is_same = generation == last.get("reload/generation")
+        yield Session(
+            start=own[0]["step"] - 1,
+            kind="first" if not last else "in_process" if is_same else "process",
+            parts={part: np.array([_part(row, part) for row in own]) for part in PARTS},
+            before={part: _part(last, part) for part in PARTS} if is_reload else {},
+        )
+        last = own[-1]
+
+
+def _part(row: Mapping[str, Any], part: str) -> float:
+    if part != "other":
+        return float(row[f"memory/{part}_gb"])
+    return float(row["memory/process_gb"] - row["memory/active_gb"] - row["memory/cache_gb"])
+
+
+def _cells(row: Mapping[str, Any]) -> float | None:
+    """Tokens and padding of a step; None where prompts are masked, whose tokens no row counts."""
+    tokens, padded = row.get("tokens"), row.get("data/padded_fraction")
+    if not isinstance(tokens, int) or not isinstance(padded, int | float) or padded >= 1:
+        return None
+    cells = tokens / (1 - padded)
+    return float(round(cells)) if abs(cells - round(cells)) < 1e-6 * cells else None
+
+
+def _column(rows: Sequence[Mapping[str, Any]], steps: int, value: Any) -> Values:
+    """A value of each step from 1 on; NaN where there is none."""
+    found = np.full(steps, np.nan)
+    for row in rows:
+        number = value(row)
+        if isinstance(number, int | float):
+            found[row["step"] - 1] = number
+    return found

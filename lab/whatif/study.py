@@ -1,0 +1,172 @@
+"""One question to recorded runs: what would each of these settings do, and which one to take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lab.config.schema import ConfigError, to_dict
+from lab.sweep.index import INDEX_FILE, jobs_of
+from lab.whatif.growth import MemoryModel
+from lab.whatif.predict import Costs, Prediction, Predictor
+from lab.whatif.recommend import Advice, Outcome, advise
+from lab.whatif.recorded import Recording, read_recording
+from lab.whatif.settings import KEYS, UNPREDICTED, Setting, setting_of, settings_of
+
+# Keys that change nothing of a run's memory and time: runs that differ in them are one.
+INDIFFERENT = ("name", "objective.", "tracker.", "sweep.", "hardware.", "worker.", "reload.")
+
+
+@dataclass(frozen=True)
+class Check:
+    """A run that was trained, beside what the other runs predict of it.
+
+    Attributes:
+        predicted: from the other runs alone.
+    """
+
+    run: str
+    setting: Setting
+    peak_gb: float
+    mean_gb: float
+    reloads: Mapping[str, int]
+    overhead_fraction: float
+    predicted: Prediction
+
+
+@dataclass(frozen=True)
+class Study:
+    """What was predicted, from what.
+
+    Attributes:
+        reference: the recorded run whose curve is known for the most steps.
+        checks: for each run of a sweep that is complete.
+        notes: one line for each thing that was assumed, or left out.
+    """
+
+    reference: Recording
+    model: MemoryModel
+    costs: Costs
+    outcomes: tuple[Outcome, ...]
+    advice: tuple[Advice, ...]
+    checks: tuple[Check, ...]
+    notes: tuple[str, ...]
+
+
+def study_of(folder: Path, words: Sequence[str]) -> Study:
+    """Predict every setting that the words make, from a run or from all runs of a sweep.
+
+    Raises:
+        ConfigError: the folder, a word or a value is of no use; or the runs are too short.
+    """
+    recordings, notes = _recordings(folder)
+    reference = max(recordings, key=lambda run: len(run.sessions[0]))
+    _check_alike(reference, recordings)
+    settings = settings_of(reference.config, words)
+    if not any(word.startswith("reload") for word in words):
+        own = (setting_of(run.config) for run in recordings if not words and _is_predicted(run))
+        settings = list({setting.effect: setting for setting in (*settings, *own)}.values())
+    longest = max(setting.config.train.steps for setting in settings)
+    predictor = Predictor(recordings, longest)
+    model, costs = predictor.model, predictor.costs
+    outcomes = tuple(Outcome(s, predictor.predict(s.config)) for s in settings)
+    return Study(
+        reference=reference,
+        model=model,
+        costs=costs,
+        outcomes=outcomes,
+        advice=tuple(advise(outcomes)),
+        checks=tuple(_checks(recordings)),
+        notes=(*notes, *_assumptions(reference, model, costs, outcomes)),
+    )
+
+
+def _recordings(folder: Path) -> tuple[list[Recording], list[str]]:
+    """The run in a folder, or those of a sweep's jobs that can be used, and why others cannot."""
+    if not folder.is_dir():
+        raise ConfigError("folder", folder, "there is no such folder")
+    if not (folder / INDEX_FILE).is_file():
+        if not (folder / "config.yaml").is_file():
+            raise ConfigError("folder", folder, "is neither a run's nor a sweep's")
+        return [read_recording(folder)], []
+    found, notes = [], []
+    for job, path in jobs_of(folder):
+        try:
+            found.append(read_recording(path))
+        except ConfigError as error:
+            notes.append(f"job {job.number} is left out: {error}")
+    if not found:
+        raise ConfigError("sweep", folder, notes[0] if notes else "none of its jobs has begun")
+    return found, notes
+
+
+def _is_predicted(run: Recording) -> bool:
+    return run.config.reload.policy not in UNPREDICTED
+
+
+def _check_alike(reference: Recording, recordings: Sequence[Recording]) -> None:
+    mine = dict(_settings(to_dict(reference.config)))
+    for run in recordings:
+        for key, value in _settings(to_dict(run.config)):
+            if value != mine.get(key):
+                said = f"and {mine.get(key)} in others of this sweep; give the folder of one run"
+                raise ConfigError(key, value, said)
+
+
+def _settings(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Settings that make two runs different runs, by dotted key."""
+    for name, value in values.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, Mapping):
+            yield from _settings(value, f"{key}.")
+        elif not key.startswith(INDIFFERENT) and key not in KEYS:
+            yield key, value
+
+
+def _checks(recordings: Sequence[Recording]) -> Iterator[Check]:
+    """Each complete run, predicted from the others."""
+    for run in recordings:
+        others = [other for other in recordings if other is not run]
+        steps = run.config.train.steps
+        if not others or run.steps < steps or not _is_predicted(run):
+            continue
+        memory = np.concatenate([session.memory(run.held) for session in run.sessions])
+        yield Check(
+            run=run.folder.name,
+            setting=setting_of(run.config),
+            peak_gb=float(memory.max()),
+            mean_gb=float(memory.mean()),
+            reloads=run.figures.get("reloads") or {},
+            overhead_fraction=run.figures.get("overhead_fraction") or 0.0,
+            predicted=Predictor(others, steps).predict(run.config),
+        )
+
+
+def _assumptions(
+    reference: Recording, model: MemoryModel, costs: Costs, outcomes: Sequence[Outcome]
+) -> Iterator[str]:
+    methods = {
+        o.setting.config.reload.method for o in outcomes if sum(o.predicted.reloads.values())
+    }
+    for method in sorted(methods):
+        cost, words = costs.reload[method], method.replace("_", " ")
+        if method in model.assumed:
+            kept = "; a list in a module or a memo, which it would keep, it could not show"
+            yield (
+                f"a reload {words} is taken to come back to the run's own start: no recorded run "
+                f"has one{kept if method == 'in_process' else ''}"
+            )
+        if cost.estimated:
+            yield (
+                f"its seconds are estimated, a checkpoint and a startup: {cost.seconds:.2f} s, "
+                "which is at most"
+            )
+    if reference.held == "mlx":
+        yield "memory is that of the GPU: MLX's arrays and its cache"
+    longest = max(len(outcome.predicted.curve) for outcome in outcomes)
+    if longest > reference.steps:
+        yield f"{reference.steps:,} steps are recorded; to {longest:,} growth goes on as at the end"

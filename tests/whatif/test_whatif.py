@@ -1,0 +1,360 @@
+"""``lab whatif``: predictions held against runs of a known law, and against real ones."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lab import cli
+from lab.records.files import RunFiles
+from lab.whatif.recommend import front
+from lab.whatif.study import Study, study_of
+from tests.runs import start
+from tests.whatif.worlds import World, index_sweep
+
+STEPS = 160
+WITHIN = 0.02  # of the peak
+
+
+def lab(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["lab", "whatif", *map(str, words)])
+    return cli.main()
+
+
+def only(study: Study) -> Any:
+    [outcome] = study.outcomes
+    return outcome.predicted
+
+
+# --- Against runs of a known law ----------------------------------------------------------------
+
+WORLDS = {
+    "arrays": World(),
+    "arrays, slowly": World(active=0.05),
+    "nothing": World(active=0.0),
+    "what a reload in process keeps": World(active=0.4, kept=0.6),
+    "from step 60 on": World(since=60),
+}
+POLICIES: dict[str, dict[str, Any]] = {
+    "none": {},
+    "interval 7": {"reload__policy": "interval", "reload__interval_steps": 7},
+    "interval 25": {"reload__policy": "interval", "reload__interval_steps": 25},
+    "interval 160": {"reload__policy": "interval", "reload__interval_steps": 160},
+    "threshold": {"reload__policy": "threshold", "reload__memory_threshold_gb": 0.125},
+    "too low a threshold": {"reload__policy": "threshold", "reload__memory_threshold_gb": 0.05},
+    "either": {
+        "reload__policy": "interval_or_threshold",
+        "reload__interval_steps": 50,
+        "reload__memory_threshold_gb": 0.115,
+    },
+}
+
+
+def words_of(policy: dict[str, Any]) -> list[str]:
+    given = {"reload__policy": "none"} | policy
+    return [f"{key.replace('__', '.')}={value}" for key, value in given.items()]
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("world", WORLDS)
+def test_a_policy_is_predicted_from_a_run_with_another(
+    tmp_path: Path, world: str, policy: str
+) -> None:
+    recorded = {"reload__policy": "interval", "reload__interval_steps": 70}
+    WORLDS[world].train(tmp_path / "recorded", STEPS, **recorded)
+    measured = WORLDS[world].train(tmp_path / "measured", STEPS, **POLICIES[policy])
+    predicted = only(study_of(tmp_path / "recorded", words_of(POLICIES[policy])))
+    count = sum(predicted.reloads.values())
+    off = 0 if "threshold" not in words_of(POLICIES[policy])[0] else 1
+    assert abs(count - len(measured.reloads)) <= off
+    assert predicted.peak_gb == pytest.approx(measured.peak_gb, rel=WITHIN)
+    assert predicted.mean_gb == pytest.approx(measured.mean_gb, rel=WITHIN)
+    spent = len(measured.reloads) * 0.3 + 0.02
+    assert predicted.overhead_fraction == pytest.approx(spent / (spent + 8), rel=0.2)
+
+
+def test_a_run_without_reloads_is_enough_and_what_is_assumed_is_said(tmp_path: Path) -> None:
+    World().train(tmp_path / "recorded", STEPS)
+    policy = POLICIES["interval 25"]
+    measured = World().train(tmp_path / "measured", STEPS, **policy)
+    study = study_of(tmp_path / "recorded", words_of(policy))
+    assert only(study).peak_gb == pytest.approx(measured.peak_gb, rel=WITHIN)
+    assert [("own start" in n, "estimated" in n) for n in study.notes] == [
+        (True, False),
+        (False, True),
+    ]
+
+
+def test_a_run_whose_first_session_is_too_short_for_warm_up_will_do(tmp_path: Path) -> None:
+    World().train(tmp_path / "recorded", STEPS, **POLICIES["too low a threshold"])
+    measured = World().train(tmp_path / "measured", STEPS, **POLICIES["interval 25"])
+    predicted = only(study_of(tmp_path / "recorded", words_of(POLICIES["interval 25"])))
+    assert predicted.peak_gb == pytest.approx(measured.peak_gb, rel=0.05)
+
+
+def test_a_short_run_tells_of_a_long_one(tmp_path: Path) -> None:
+    World().train(tmp_path / "recorded", STEPS)
+    measured = World().train(tmp_path / "measured", 4 * STEPS)
+    study = study_of(tmp_path / "recorded", ["reload=none", f"train.steps={4 * STEPS}"])
+    assert only(study).peak_gb == pytest.approx(measured.peak_gb, rel=WITHIN)
+    assert "160 steps are recorded; to 640 growth goes on" in study.notes[0]
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("recorded") / "run"
+    World().train(folder, STEPS)
+    return folder
+
+
+@settings(max_examples=30, deadline=None)
+@given(every=st.integers(1, 2 * STEPS), steps=st.integers(1, 2 * STEPS))
+def test_an_interval_is_counted_exactly(recorded: Path, every: int, steps: int) -> None:
+    words = ["reload=interval", f"reload.interval_steps={every}", f"train.steps={steps}"]
+    predicted = only(study_of(recorded, words))
+    assert dict(predicted.reloads) == ({"interval": n} if (n := (steps - 1) // every) else {})
+    assert len(predicted.curve) == steps
+
+
+@settings(max_examples=30, deadline=None)
+@given(threshold=st.floats(0.09, 0.3), interval=st.integers(0, 200))
+def test_no_step_after_which_a_trigger_fires_is_skipped(
+    recorded: Path, threshold: float, interval: int
+) -> None:
+    """Wherever the predicted curve lies above the threshold, the run is reloaded at once."""
+    words = ["reload=interval_or_threshold", f"reload.interval_steps={interval}"]
+    predicted = only(study_of(recorded, [*words, f"reload.memory_threshold_gb={threshold!r}"]))
+    above = int((predicted.curve[:-1] > threshold).sum())
+    assert predicted.reloads.get("threshold", 0) <= above
+    reloaded = predicted.reloads.get("threshold", 0) + predicted.reloads.get("interval", 0)
+    assert reloaded >= above
+
+
+def test_a_leak_trigger_acts_on_the_slope(recorded: Path) -> None:
+    words = ["reload=leak", "reload.leak_threshold_mb=0.5,2", "reload.window_steps=30"]
+    fires, rests = (outcome.predicted for outcome in study_of(recorded, words).outcomes)
+    assert dict(fires.reloads) == {"leak": (STEPS - 1) // 40}  # ten of warm-up, then the window
+    assert dict(rests.reloads) == {}
+
+
+def test_the_budget_reloads_or_ends_a_run_that_no_policy_keeps_in_it(recorded: Path) -> None:
+    words = ["reload=none", "memory.budget_gb=0.15,0.05"]
+    kept, ended = (outcome.predicted for outcome in study_of(recorded, words).outcomes)
+    assert kept.reloads["budget"] >= 1
+    assert kept.ended is None
+    assert kept.peak_gb < 0.16
+    assert ended.ended is not None
+    assert ended.ended < 10
+
+
+# --- What to take -------------------------------------------------------------------------------
+
+
+def test_no_reload_is_advised_where_the_budget_holds_it(recorded: Path) -> None:
+    [advice] = study_of(recorded, ["memory.budget_gb=1"]).advice
+    assert "no reload is needed" in advice.text
+    assert advice.best.setting.label == "none"
+
+
+def test_the_advice_fits_the_budget_at_the_least_cost(recorded: Path) -> None:
+    study = study_of(recorded, ["memory.budget_gb=0.15"])
+    [advice] = study.advice
+    fitting = [outcome for outcome in study.outcomes if outcome.fits]
+    assert advice.best in fitting
+    least = min(outcome.predicted.overhead_fraction for outcome in fitting)
+    assert advice.best.predicted.overhead_fraction == least
+    assert advice.best in front(fitting)
+    assert advice.text.startswith("within 0.15 GB: reload=")
+
+
+def test_a_budget_that_nothing_keeps_is_said(recorded: Path) -> None:
+    [advice] = study_of(recorded, ["memory.budget_gb=0.01"]).advice
+    assert "none of these stays" in advice.text
+
+
+def test_settings_that_do_the_same_are_one(recorded: Path) -> None:
+    words = ["reload=none,interval", "reload.interval_steps=0,25,50"]
+    labels = [outcome.setting.label for outcome in study_of(recorded, words).outcomes]
+    assert labels == ["none", "interval 25", "interval 50"]
+
+
+def test_a_new_budget_moves_the_threshold_as_auto_does(recorded: Path) -> None:
+    words = ["reload=threshold", "memory.budget_gb=1,2", "reload.memory_threshold_gb=auto"]
+    labels = [outcome.setting.label for outcome in study_of(recorded, words).outcomes]
+    assert labels == ["threshold 0.85 GB", "threshold 1.7 GB"]
+
+
+# --- The command --------------------------------------------------------------------------------
+
+
+def test_the_command_prints_a_table_and_draws_the_front(
+    recorded: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert lab(monkeypatch, recorded, "reload=none,interval", "reload.interval_steps=20,40") == 0
+    said = capsys.readouterr().out
+    assert "interval 20" in said
+    assert "advice   within 100 GB: reload=none" in said
+    assert (recorded / "whatif.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_json_has_everything(
+    recorded: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert lab(monkeypatch, recorded, "--json", "reload.policy=none,interval") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [s["policy"] for s in told["settings"]] == ["none", "interval 100"]
+    assert told["settings"][1]["reloads"] == {"interval": 1}
+    assert told["reload_seconds"]["in_process"]["estimated"]
+
+
+def test_hundreds_of_settings_are_each_predicted_once(recorded: Path) -> None:
+    every = ",".join(str(n) for n in range(1, 301))
+    study = study_of(recorded, ["reload=interval", f"reload.interval_steps={every}"])
+    assert len(study.outcomes) == 300
+
+
+def test_measured_runs_of_a_sweep_lie_beside_what_the_others_predict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, policy in enumerate(("none", "interval 25", "threshold")):
+        World().train(tmp_path / str(number), STEPS, **POLICIES[policy])
+    index_sweep(tmp_path, ["0", "1", "2"])
+    assert lab(monkeypatch, tmp_path, "--json") == 0
+    checks = json.loads(capsys.readouterr().out)["checks"]
+    assert [check["policy"] for check in checks] == ["none", "interval 25", "threshold 0.125 GB"]
+    for check in checks:
+        assert check["predicted"]["reloads"] == check["measured"]["reloads"]
+        peak = check["measured"]["peak_gb"]
+        assert check["predicted"]["peak_gb"] == pytest.approx(peak, rel=WITHIN)
+    assert lab(monkeypatch, tmp_path) == 0
+    assert "each predicted from the others" in capsys.readouterr().out
+
+
+def test_a_live_run_is_read_as_far_as_it_is(tmp_path: Path) -> None:
+    World().train(tmp_path / "run", STEPS)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    lines = metrics.read_text().splitlines(keepends=True)
+    metrics.write_text("".join(lines[:60]))
+    files = RunFiles(tmp_path / "run")  # its lock is held, as by a supervisor
+    with metrics.open("a") as file:
+        file.write(lines[60][:40])  # half a row
+    study = study_of(tmp_path / "run", ["reload=none"])
+    assert len(only(study).curve) == STEPS
+    assert "60 steps are recorded" in study.notes[0]
+    files.close()
+
+
+def _foreign(folder: Path) -> None:
+    for path in folder.iterdir():
+        path.unlink()
+    (folder / "notes.txt").write_text("not a run")
+
+
+def _other_version(folder: Path) -> None:
+    config = folder / "config.yaml"
+    config.write_text(config.read_text().replace("version: 1", "version: 99"))
+
+
+def _no_rows(folder: Path) -> None:
+    (folder / "metrics.jsonl").write_text("")
+
+
+def _nonsense(folder: Path) -> None:
+    (folder / "metrics.jsonl").write_text('{"step": 1, "memory/process_gb": "x"}\n[]\n\0\n')
+
+
+def _headless(folder: Path) -> None:
+    lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (folder / "metrics.jsonl").write_text("".join(lines[30:]))
+
+
+def _short(folder: Path) -> None:
+    lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (folder / "metrics.jsonl").write_text("".join(lines[:19]))
+
+
+@pytest.mark.parametrize(
+    ("damage", "words", "said"),
+    [
+        (_foreign, [], "is neither a run's nor a sweep's"),
+        (_other_version, [], "this lab reads version 1"),
+        (_no_rows, [], "has no rows with its memory yet"),
+        (_nonsense, [], "has no rows with its memory yet"),
+        (_short, [], "has 19 rows between reloads, too few to tell: 20 are needed"),
+        (_headless, [], "has no rows before step 31"),
+        (None, ["train.steps=2000000"], "predicts at most 1,000,000 steps"),
+        (None, ["train.batch_size=4"], "varies reload, reload.policy, reload.interval_steps"),
+        (None, ["reload.intervall=4"], "lab whatif varies reload"),
+        (None, ["reload=sometimes"], "must be one of none, interval"),
+        (None, ["reload=adaptive"], "cannot predict reload=adaptive yet"),
+        (None, ["reload.interval_steps=-1"], "must be at least 0 steps"),
+        (None, ["reload.interval_steps=5.5"], "must be a whole number"),
+        (None, ["reload.interval_steps="], "must be one value, or several with commas"),
+        (None, ["reload.interval_steps=[5]"], "must be one value, or several with commas"),
+        (None, ["reload.interval_steps"], "write reload.interval_steps=V1,V2"),
+        (None, ["reload=none", "reload=leak"], "is given twice"),
+        (None, ["reload=none", "reload.policy=leak"], "give one of them"),
+        (None, ["memory.budget_gb=nan"], "memory.budget_gb"),
+        (None, ["memory.budget_gb=.inf"], "memory.budget_gb"),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_nothing(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    damage: Any,
+    words: list[str],
+    said: str,
+) -> None:
+    World().train(tmp_path, STEPS)
+    if damage:
+        damage(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    assert lab(monkeypatch, tmp_path, *words) == 2
+    told = capsys.readouterr()
+    assert said in told.err
+    assert (told.out, told.err.count("\n")) == ("", 1)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_too_many_combinations_are_refused(recorded: Path) -> None:
+    many = ",".join(map(str, range(200)))
+    words = [f"reload.interval_steps={many}", f"reload.leak_threshold_mb={many}"]
+    with pytest.raises(ValueError, match="more than 10,000 combinations"):
+        study_of(recorded, words)
+
+
+def test_runs_that_differ_in_more_are_not_mixed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    World().train(tmp_path / "0", STEPS)
+    World().train(tmp_path / "1", STEPS, train__batch_size=1)
+    index_sweep(tmp_path, ["0", "1"])
+    assert lab(monkeypatch, tmp_path) == 2
+    assert "give the folder of one run" in capsys.readouterr().err
+
+
+# --- Against real runs --------------------------------------------------------------------------
+
+RAGGED = (
+    *("train.steps=60", "train.max_seq_length=256", "data.pad_multiple=1", "worker.threads=1"),
+    *("memory.cache_clear_interval=0", "memory.cache_limit_gb=4", "reload.metric=process"),
+)
+
+
+def test_ragged_batches_are_predicted_from_a_real_run(tmp_path: Path) -> None:
+    """The cache grows with each new shape, so a session's cache depends on where it begins."""
+    start(tmp_path / "none", *RAGGED, "reload=none")
+    every = ("reload=interval", "reload.interval_steps=25")
+    measured = start(tmp_path / "interval", *RAGGED, *every)
+    study = study_of(tmp_path / "none", every)
+    assert study.model.shapes is not None
+    assert dict(only(study).reloads) == measured.summary["reloads"] == {"interval": 2}
+    peak = measured.summary["peak_process_gb"]
+    assert only(study).peak_gb == pytest.approx(peak, rel=0.05)
