@@ -126,7 +126,7 @@ class Checkpoint:
 @dataclass(frozen=True, kw_only=True)
 class Reload:
     policy: str = setting(
-        choices=("none", "interval", "threshold", "interval_or_threshold", "leak")
+        choices=("none", "interval", "threshold", "interval_or_threshold", "leak", "adaptive")
     )
     interval_steps: int = setting(at_least=0, unit="steps")
     memory_threshold_gb: float = setting(at_least=0, unit="GB", auto=True)
@@ -134,6 +134,7 @@ class Reload:
     window_steps: int = setting(at_least=8, unit="steps")
     metric: str = setting(choices=("active", "mlx", "process"), auto=True)
     method: str = setting(choices=("in_process", "process"))
+    max_overhead: float = setting(0.01, at_least=0.0, at_most=1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -305,7 +306,23 @@ def _schedule_fits(config: Config) -> None:
         )
 
 
-RULES = (_one_model_source, _data_has_source, _adapter_fits, _dropout_twice, _schedule_fits)
+def _adaptive_needs_the_labs_trainer(config: Config) -> None:
+    if config.reload.policy == "adaptive" and config.trainer == "mlx_lm":
+        raise ConfigError(
+            "reload.policy",
+            "adaptive",
+            "cannot act with trainer=mlx_lm, whose train() runs unchanged; reload=none measures it",
+        )
+
+
+RULES = (
+    _one_model_source,
+    _data_has_source,
+    _adapter_fits,
+    _dropout_twice,
+    _schedule_fits,
+    _adaptive_needs_the_labs_trainer,
+)
 
 
 def dump(config: Config) -> str:

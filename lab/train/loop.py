@@ -16,6 +16,7 @@ from lab.records.slope import median
 from lab.train import adapters, memory, optimizers, reload_policy
 from lab.train.channel import Channel
 from lab.train.progress import PendingReload
+from lab.train.remedies import METHODS, Remedies
 from lab.train.reporter import Reporter
 from lab.train.session import Session, SessionTimes, TrainingContext
 
@@ -27,6 +28,8 @@ class Loop:
         self._context, self._channel, self._reporter = context, channel, reporter
         self._config = context.config
         self._triggers = reload_policy.active_triggers(self._config.reload)
+        adapts = self._config.reload.policy == "adaptive"
+        self._remedies = Remedies(self._config, channel) if adapts else None
 
     def run(self, session: Session) -> Outcome:
         """Step until the run ends, is stopped, or needs a new session."""
@@ -62,7 +65,12 @@ class Loop:
         if self._validates(step):
             row["val_loss"] = session.evaluate(self._context.validation)
         reading, slope = self._reporter.step_row(row, session.slope, reloads=progress.reloads)
+        session.trend = session.growth.add(
+            step, active=reading.active, cache=reading.cache, process=reading.process
+        )
         self._report_reload(session, reading, seconds)
+        if self._remedies:
+            self._remedies.see_step(session, reading, seconds)
         session.step_seconds.append(seconds)
         self._clear_cache(step, reading)
         if self._reporter.has_diverged(step, loss, grad_norm):
@@ -75,10 +83,11 @@ class Loop:
         """Save a checkpoint where one is due; the outcome where the session ends with this step."""
         progress, step = session.progress, session.progress.step
         stopping, last = self._channel.stopping, step == self._config.train.steps
-        reason = None if stopping else self._reload_reason(session, reading, slope)
-        method = self._config.reload.method
+        reason, method = None, self._config.reload.method
         if self._channel.over_budget and not (stopping or last):
             reason, method = "budget", "process"
+        elif not stopping:
+            reason, method = self._due_reload(session, reading, slope)
         if reason is not None:
             if method == "process":
                 # The next worker can start while this one saves.
@@ -104,22 +113,29 @@ class Loop:
             return Outcome.STOPPED
         return Outcome.RELOAD if reason else None
 
-    def _reload_reason(
+    def _due_reload(
         self, session: Session, reading: memory.Reading, slope: float | None
-    ) -> reload_policy.Reason | None:
-        reason = reload_policy.reload_reason(
+    ) -> tuple[reload_policy.Reason | None, str]:
+        """Why to reload after this step and by which method; a lesser remedy is taken here."""
+        step, last = session.progress.step, self._config.train.steps
+        method = self._config.reload.method
+        reason: reload_policy.Reason | None = reload_policy.reload_reason(
             self._triggers,
             session.progress.policy,
-            step=session.progress.step,
-            last_step=self._config.train.steps,
+            step=step,
+            last_step=last,
             memory=reading.metric(self._config.reload.metric),
             slope=slope,
         )
+        if reason is None and self._remedies and step < last:
+            rung = self._remedies.after_step(session, reading, session.trend)
+            if rung is not None:
+                reason, method = "adaptive", METHODS[rung]
         if reason is None or self._config.checkpoint.enabled:
-            return reason
+            return reason, method
         why = "with checkpoint.enabled=false a reload could restore nothing"
-        self._reporter.skip_reload(session.progress.step, reason, why)
-        return None
+        self._reporter.skip_reload(step, reason, why)
+        return None, method
 
     def _save(self, session: Session) -> bool:
         return self._reporter.save(
@@ -146,6 +162,13 @@ class Loop:
             memory=reading.metric(metric),
         )
         after = reading.row()
+        parts = {
+            **_save_and_drop(pending, times),
+            "load": times.ready - times.build_started,
+            "first_step": seconds - pending.median_step_seconds,
+        }
+        if self._remedies:
+            self._remedies.reloaded(pending, sum(parts.values()))
         self._channel.event(
             "reload",
             pending.step,
@@ -154,11 +177,7 @@ class Loop:
             before=pending.before,
             after=after,
             freed_gb=_freed_gb(pending.before, after, metric),
-            seconds={
-                **_save_and_drop(pending, times),
-                "load": times.ready - times.build_started,
-                "first_step": seconds - pending.median_step_seconds,
-            },
+            seconds=parts,
         )
         if ineffective:
             self._channel.event(

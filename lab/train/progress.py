@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from lab.config.schema import from_dict
+from lab.train.adaptive import Ladder
 from lab.train.reload_policy import PolicyState
 
 
@@ -39,6 +40,7 @@ class Progress:
         truncated: samples seen that were cut to the sequence length.
         empty: samples seen that had no completion token left.
         policy: state of the reload policy.
+        ladder: what ``reload=adaptive`` remembers; None in any other policy.
         pending: a reload whose first step is still to come.
     """
 
@@ -47,6 +49,7 @@ class Progress:
     truncated: int = 0
     empty: int = 0
     policy: PolicyState = field(default_factory=PolicyState)
+    ladder: Ladder | None = None
     pending: PendingReload | None = None
 
     def state_dict(self) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from lab.config.keys import Reload
 from lab.config.units import GB, MB
 
 Trigger = Literal["interval", "threshold", "leak"]
-Reason = Literal[Trigger, "budget"]  # budget: asked for by the supervisor
+# adaptive: decided in lab.train.adaptive; budget: asked for by the supervisor
+Reason = Literal[Trigger, "adaptive", "budget"]
 
 TRIGGERS_BY_POLICY: dict[str, tuple[Trigger, ...]] = {
     "none": (),
@@ -17,6 +18,7 @@ TRIGGERS_BY_POLICY: dict[str, tuple[Trigger, ...]] = {
     "threshold": ("threshold",),
     "interval_or_threshold": ("interval", "threshold"),
     "leak": (),
+    "adaptive": (),
 }
 
 

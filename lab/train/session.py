@@ -19,6 +19,7 @@ import mlx.optimizers as optim
 from lab.config.keys import Config
 from lab.data.batches import Batch
 from lab.data.dataset import OpenData
+from lab.records.growth import GrowthTest, Trend
 from lab.records.slope import SlopeWindow
 from lab.train import checkpoint, deterministic, memory, optimizers, stateful, step
 from lab.train.checkpoint import Arrays, CheckpointError, Snapshot
@@ -65,7 +66,7 @@ class Session:
 
     Attributes:
         parts: all that a step changes, by name; what a checkpoint holds.
-        slope, step_seconds: of this session's steps only; a reload starts them anew.
+        slope, growth, trend, step_seconds: of this session's steps only; a reload starts them anew.
         train_step, evaluate: built for this session, since a compiled step holds its arrays.
     """
 
@@ -85,6 +86,8 @@ class Session:
         if snapshot is not None:
             self._restore(snapshot)
         self.slope = SlopeWindow(config.reload.window_steps)
+        self.growth = GrowthTest()
+        self.trend: Trend | None = None
         self.step_seconds: deque[float] = deque(maxlen=32)
         if config.train.deterministic and mx.default_device().type == mx.gpu:
             deterministic.make_embedding_gradients_deterministic(self.model)
