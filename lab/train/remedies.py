@@ -73,6 +73,7 @@ class Remedies:
         self._cycle: Cycle | None = None
         self._taken: Taken | None = None
         self._reloaded: tuple[Rung, Observation, float] | None = None
+        self._highest: int | None = None
 
     def reloaded(self, pending: PendingReload, seconds: float) -> None:
         """A reload is done; the step that follows it is seen next."""
@@ -152,21 +153,33 @@ class Remedies:
         )
 
     def _observation(self, figures: Mapping[str, object], seconds: float) -> Observation | None:
-        """A step's figures in bytes; None where the metric was not read.
-
-        While a step runs, MLX fills its cache again first: only what its peak takes beyond active
-        memory and cache comes on top.
-        """
-        memory_gb = metric_gb(figures, self._metric)
-        active, mlx = metric_gb(figures, "active"), metric_gb(figures, "mlx")
-        peak = figures.get("memory/peak_gb")
+        """A step's figures in bytes; None where the metric was not read."""
+        memory_gb, active = metric_gb(figures, self._metric), metric_gb(figures, "active")
+        mlx, peak = metric_gb(figures, "mlx"), figures.get("memory/peak_gb")
         if memory_gb is None or active is None or mlx is None or not isinstance(peak, float):
             return None
-        above = peak - (active if self._metric == "active" else mlx)
+        held = round(memory_gb * GB)
+        # While a step runs, MLX takes what is in its cache first.
+        above = round(max(peak - (active if self._metric == "active" else mlx), 0.0) * GB)
         return Observation(
-            memory=round(memory_gb * GB),
+            memory=held,
             active=round(active * GB),
             cache=round((mlx - active) * GB),
-            headroom=round(max(above, 0.0) * GB),
+            headroom=self._headroom(held, above),
             seconds=seconds,
         )
+
+    def _headroom(self, held: int, above: int) -> int:
+        """Bytes that a step took while it ran, beyond those it holds.
+
+        Where the system keeps the highest figure of the process, a step that raises it tells to the
+        byte; one that does not took no more than one before it.
+
+        Arguments:
+            above: as MLX's peak has it, for where the system does not.
+        """
+        peak = process.peak_process_bytes() if self._metric == "process" else None
+        if peak is None:
+            return above
+        before, self._highest = self._highest, peak
+        return max(peak - held, 0) if before is not None and peak > before else 0

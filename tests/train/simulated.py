@@ -43,9 +43,10 @@ class Simulated:
 
     Attributes:
         base: bytes without growth.
-        noise: sigma in bytes of a reading.
+        noise: sigma in bytes of a reading, evenly within 1.73 of it.
         headroom: bytes of a step beyond its reading.
         slowing: seconds a step longer for each byte above the base.
+        cures: a remedy makes steps faster again.
     """
 
     kinds: list[Kind]
@@ -56,26 +57,29 @@ class Simulated:
     headroom: float = 0.0
     step_seconds: float = 0.03
     slowing: float = 0.0
+    cures: bool = True
     seed: int = 0
     certain_after: int = 15
     max_overhead: float = 0.01
     rungs: tuple[Rung, ...] = RUNGS
-    held: list[float] = field(default_factory=list)
-    taken: list[tuple[int, Rung]] = field(default_factory=list)
-    peak: float = 0.0
-    remedy_seconds: float = 0.0
-    seconds: float = 0.0
+    held: list[float] = field(init=False)
+    taken: list[tuple[int, Rung]] = field(init=False)
+    peak: float = field(init=False, default=0.0)
+    remedy_seconds: float = field(init=False, default=0.0)
+    seconds: float = field(init=False, default=0.0)
 
     def __post_init__(self) -> None:
-        self.held = [0.0] * len(self.kinds)
-        self._random = random.Random(self.seed)
+        self.held, self.taken = [0.0] * len(self.kinds), []
+        self._grown = 0.0
+        self.random = random.Random(self.seed)
 
     def step(self, number: int) -> Observation:
         for n, kind in enumerate(self.kinds):
             self.held[n] += kind.rate if kind.start <= number < kind.stop else 0.0
         grown = sum(self.held)
-        memory = self.base + grown + self._random.gauss(0, self.noise)
-        seconds = self.step_seconds + self.slowing * grown
+        memory = self.base + grown + self.noise * 3**0.5 * self.random.uniform(-1, 1)
+        self._grown += sum(kind.rate for kind in self.kinds)
+        seconds = self.step_seconds + self.slowing * (grown if self.cures else self._grown)
         self.peak = max(self.peak, memory + self.headroom)
         self.seconds += seconds
         active = sum(h for h, k in zip(self.held, self.kinds, strict=True) if k.active)
@@ -135,3 +139,17 @@ def at_interval(run: Simulated, interval: int, rung: Rung) -> Simulated:
             run.remedy(step, rung)
     run.seconds += run.remedy_seconds
     return run
+
+
+def foreseen(run: Simulated) -> int:
+    """The reloads of one who knows the remedy and the next reading: the fewest there can be."""
+    rung = run.kinds[0].remedy
+    for step in range(1, run.steps + 1):
+        held, state, peak = list(run.held), run.random.getstate(), run.peak
+        run.step(step)
+        if run.peak > run.budget:  # then not so: with a remedy before this step
+            run.held, run.peak = held, peak
+            run.random.setstate(state)
+            run.remedy(step - 1, rung)
+            run.step(step)
+    return len(run.reloads())
