@@ -145,6 +145,10 @@ def trim_heap() -> None:
     """Do nothing: macOS reclaims freed heap itself."""
 
 
+def heap_bytes() -> None:
+    """None: what macOS says of it (``malloc_zone_statistics``) has not been tried."""
+
+
 # --- The disk, and sleep ------------------------------------------------------------------------
 
 

@@ -13,6 +13,7 @@ from lab.config.units import GB
 from lab.data.batches import Batch
 from lab.faults.fault import Moment
 from lab.protocol import Outcome, RecordKind
+from lab.records.growth import Trend
 from lab.records.rows import metric_gb
 from lab.records.slope import median
 from lab.train import adapters, memory, optimizers, reload_policy
@@ -68,9 +69,8 @@ class Loop:
         if validates := self._validates(step):
             row["val_loss"] = session.evaluate(self._context.validation)
         self._grow_on_purpose(session, batches, validates=validates)
-        reading, slope = self._reporter.step_row(row, session.slope, reloads=progress.reloads)
-        session.trend = session.growth.add(
-            step, active=reading.active, cache=reading.cache, process=reading.process
+        reading, slope, trend = self._reporter.step_row(
+            row, session.slope, session.growth, reloads=progress.reloads
         )
         self._report_reload(session, reading, seconds)
         if self._remedies:
@@ -79,10 +79,10 @@ class Loop:
         self._clear_cache(step, reading)
         if self._reporter.has_diverged(step, loss, grad_norm):
             return Outcome.NONFINITE
-        return self._save_or_leave(session, reading, slope)
+        return self._save_or_leave(session, reading, slope, trend)
 
     def _save_or_leave(
-        self, session: Session, reading: memory.Reading, slope: float | None
+        self, session: Session, reading: memory.Reading, slope: float | None, trend: Trend | None
     ) -> Outcome | None:
         """Save a checkpoint where one is due; the outcome where the session ends with this step."""
         progress, step = session.progress, session.progress.step
@@ -91,7 +91,7 @@ class Loop:
         if self._channel.over_budget and not (stopping or last):
             reason, method = "budget", "process"
         elif not stopping:
-            reason, method = self._due_reload(session, reading, slope)
+            reason, method = self._due_reload(session, reading, slope, trend)
         if reason is not None:
             if method == "process":
                 # The next worker can start while this one saves.
@@ -118,7 +118,7 @@ class Loop:
         return Outcome.RELOAD if reason else None
 
     def _due_reload(
-        self, session: Session, reading: memory.Reading, slope: float | None
+        self, session: Session, reading: memory.Reading, slope: float | None, trend: Trend | None
     ) -> tuple[reload_policy.Reason | None, str]:
         """Why to reload after this step and by which method; a lesser remedy is taken here."""
         step, last = session.progress.step, self._config.train.steps
@@ -130,9 +130,10 @@ class Loop:
             last_step=last,
             memory=reading.metric(self._config.reload.metric),
             slope=slope,
+            grows=reload_policy.growth_counts(self._config, trend),
         )
         if reason is None and self._remedies and step < last:
-            rung = self._remedies.after_step(session, reading, session.trend)
+            rung = self._remedies.after_step(session, reading, trend)
             if rung is not None:
                 reason, method = "adaptive", METHODS[rung]
         if reason is None or self._config.checkpoint.enabled:

@@ -16,7 +16,7 @@ from lab.config.keys import Config
 from lab.config.units import GB
 from lab.machine import process
 from lab.protocol import RUNGS, Rung
-from lab.records.growth import GrowthTest, Trend
+from lab.records.growth import Trend
 from lab.records.rows import metric_gb
 from lab.records.slope import median
 from lab.train import adaptive, memory
@@ -64,7 +64,8 @@ class Remedies:
     """
 
     def __init__(self, config: Config, channel: Channel) -> None:
-        self._metric, self._channel = config.reload.metric, channel
+        self._metric, self._memory = config.reload.metric, config.memory
+        self._channel = channel
         self._limits = Limits(
             budget=config.memory.budget_gb * GB,
             max_overhead=config.reload.max_overhead,
@@ -123,7 +124,9 @@ class Remedies:
         taken = time.perf_counter() - began
         usual = median(session.step_seconds)
         self._taken = Taken(rung, step, now, reading.row(), taken, usual)
-        session.growth = GrowthTest()  # what it falls by is no part of how it grows
+        session.growth = memory.growth_test(
+            self._memory
+        )  # what it falls by is no part of how it grows
         return None
 
     def _decide(

@@ -20,7 +20,6 @@ from lab.config.keys import Config
 from lab.data.batches import Batch
 from lab.data.dataset import OpenData
 from lab.faults.fault import build_faults
-from lab.records.growth import GrowthTest, Trend
 from lab.records.slope import SlopeWindow
 from lab.train import checkpoint, deterministic, memory, optimizers, stateful, step
 from lab.train.checkpoint import Arrays, CheckpointError, Snapshot
@@ -67,7 +66,7 @@ class Session:
 
     Attributes:
         parts: all that a step changes, by name; what a checkpoint holds.
-        slope, growth, trend, step_seconds: of this session's steps only; a reload starts them anew.
+        slope, growth, step_seconds: of this session's steps only; a reload starts them anew.
         faults: growth modes put into the run on purpose; what they hold is dropped with them.
         train_step, evaluate: built for this session, since a compiled step holds its arrays.
     """
@@ -88,8 +87,7 @@ class Session:
         if snapshot is not None:
             self._restore(snapshot)
         self.slope = SlopeWindow(config.reload.window_steps)
-        self.growth = GrowthTest()
-        self.trend: Trend | None = None
+        self.growth = memory.growth_test(config.memory)
         self.step_seconds: deque[float] = deque(maxlen=32)
         self.faults = build_faults(config.fault)
         if config.train.deterministic and mx.default_device().type == mx.gpu:
