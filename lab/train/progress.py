@@ -40,8 +40,8 @@ class Progress:
         truncated: samples seen that were cut to the sequence length.
         empty: samples seen that had no completion token left.
         policy: state of the reload policy.
-        ladder: what ``reload=adaptive`` remembers; None in any other policy.
         pending: a reload whose first step is still to come.
+        ladder: what ``reload=adaptive`` remembers; None in any other policy.
     """
 
     step: int = 0
@@ -49,8 +49,8 @@ class Progress:
     truncated: int = 0
     empty: int = 0
     policy: PolicyState = field(default_factory=PolicyState)
-    ladder: Ladder | None = None
     pending: PendingReload | None = None
+    ladder: Ladder | None = None
 
     def state_dict(self) -> dict[str, Any]:
         return asdict(self)
