@@ -69,11 +69,21 @@ class Limits:
         budget: bytes that the metric must not exceed.
         max_overhead: the part of the time that remedies may take to make steps faster.
         rungs: that may be taken.
+        saving: bytes that a reload takes while it writes its checkpoint.
+        failing: bytes that a reload in process may leave behind where it gives nothing back.
     """
 
     budget: float
     max_overhead: float
     rungs: tuple[Rung, ...] = RUNGS
+    saving: float = 0.0
+    failing: float = 0.0
+
+    def taken_by(self, rungs: Sequence[Rung], ladder: Ladder) -> float:
+        """Bytes that these rungs take themselves, one after the other."""
+        untried = "reload_in_process" in rungs and ladder.share("reload_in_process") is None
+        saves = any(rung not in KEEPING_STATE for rung in rungs)
+        return self.saving * saves + self.failing * untried
 
 
 @dataclass(frozen=True)
@@ -281,7 +291,9 @@ def decide(
     fitting: list[Rung] = [
         r for r in useful if _fits_after(ladder, cycle, now, growth, r, limits.budget)
     ]
-    if not _is_due(cycle, now, growth, _steps_needed(ladder, fitting), limits.budget):
+    steps = _steps_needed(ladder, fitting)
+    room = limits.budget - limits.taken_by(fitting[:steps], ladder)
+    if not _is_due(cycle, now, growth, steps, room):
         return _against_slowing(ladder, cycle, now, growth, useful, limits.max_overhead)
     if ladder.growth and _is_another(growth, ladder.growth):
         return decide(ladder.forgotten(), cycle, now, trend, limits)
@@ -333,8 +345,8 @@ def _taken_by(growth: Growth, steps: int = 1) -> float:
     return growth.bytes_per_step * steps + Z * growth.noise * math.sqrt(steps)
 
 
-def _is_due(cycle: Cycle, now: Observation, growth: Growth, steps: int, budget: float) -> bool:
-    return now.memory + cycle.headroom + _taken_by(growth, steps) > budget
+def _is_due(cycle: Cycle, now: Observation, growth: Growth, steps: int, room: float) -> bool:
+    return now.memory + cycle.headroom + _taken_by(growth, steps) > room
 
 
 def learn(

@@ -82,6 +82,21 @@ def test_what_a_step_takes_while_it_runs_counts() -> None:
     assert decide(ladder, Cycle.of(seen(100)).add(now), now, TREND, LIMITS).rung is None
 
 
+def test_what_a_reload_takes_itself_counts() -> None:
+    limits = replace(LIMITS, saving=1 * MB, failing=3 * MB)
+    untried = knowing(clear_cache=0.0, collect=0.0)
+    cases = [
+        (knowing(**NOTHING), 148, None),
+        (knowing(**NOTHING), 148.1, "reload_process"),
+        (untried, 144, None),
+        (untried, 144.1, "reload_in_process"),
+        (knowing(clear_cache=0.0, collect=1.0), 149, None),
+    ]
+    for ladder, memory, rung in cases:
+        cycle = Cycle.of(seen(100)).add(seen(memory))
+        assert decide(ladder, cycle, seen(memory), TREND, limits).rung == rung
+
+
 def test_noise_is_kept_away_from_the_budget() -> None:
     ladder, noisy = knowing(**NOTHING), Trend(1.0 * MB, 0.5 * MB, 1)
     for memory, rung in ((147, None), (147.1, "reload_process")):
