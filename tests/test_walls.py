@@ -13,7 +13,7 @@ import pytest
 
 # Rooms (or files) that may import a package anywhere, and files that may inside a function.
 ANYWHERE = {
-    "mlx": ("train",),
+    "mlx": ("train", "faults"),
     "mlx_lm": ("train",),
     "hydra": ("compose", "sweep", "launch.py"),
     "omegaconf": ("compose", "sweep", "launch.py"),

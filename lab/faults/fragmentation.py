@@ -1,7 +1,7 @@
 """A heap full of holes: buffers are asked for generously, then cut to what was written.
 
 What is cut off lies between two survivors. It is free, but too small for the next buffer and, being
-less than a page, for the system to take back. The few bytes that survive keep all of it.
+less than a page, for the system to take back. The tenth that survives keeps all of it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from lab.config.keys import Growth
 from lab.faults.fault import Fault, Moment
 
-ASKED = 4000  # bytes, below a page
+ASKED, WRITTEN = 4000, 400  # bytes of a line; the rest is less than a page
 
 
 class Fragmentation(Fault):
@@ -22,7 +22,8 @@ class Fragmentation(Fault):
     def grow(self, moment: Moment, wanted: float) -> float:
         count = max(round(wanted / ASKED), 1)
         buffers = [bytearray(ASKED) for _ in range(count)]
-        written = f"{moment.step}: {moment.batches[0].num_tokens} tokens".encode()
+        tokens = moment.batches[0].targets.tolist()[:WRITTEN]
+        written = f"{moment.step}: {tokens}".encode()[:WRITTEN]
         for buffer in buffers:  # after all were asked for: each one's end is another one's start
             buffer[: len(written)] = written
             del buffer[len(written) :]
