@@ -12,12 +12,20 @@ A worker imports and opens what it needs, waits for ``go``, takes the memory to 
 from __future__ import annotations
 
 from enum import IntEnum, StrEnum
+from typing import Literal, get_args
+
+Rung = Literal["clear_cache", "collect", "reload_in_process", "reload_process"]
+RUNGS: tuple[Rung, ...] = get_args(Rung)
+"""The remedies of ``reload=adaptive``, each with what the ones before it do, the cheapest first."""
 
 
 class Command(StrEnum):
-    """What the supervisor tells the worker: a word, and for the first two a step number.
+    """What the supervisor tells the worker: a word, and for the first four a step number.
 
     Attributes:
+        REPLAY: ``replay STEP``: up to STEP take those remedies that follow, and decide none; before
+            ``go``.
+        REMEDY: ``remedy STEP RUNG``: take this one after STEP.
         GO: ``go STEP``: train, from the newest good checkpoint that is not newer than STEP.
         COMMITTED: ``committed STEP``: every row up to STEP is on disk.
         RELOAD: leave at a checkpoint, so that another process takes over.
@@ -25,6 +33,8 @@ class Command(StrEnum):
         QUIT: end at once and save nothing, memory unwired; SIGKILL follows.
     """
 
+    REPLAY = "replay"
+    REMEDY = "remedy"
     GO = "go"
     COMMITTED = "committed"
     RELOAD = "reload"

@@ -86,6 +86,7 @@ def table_of(comparison: Comparison) -> DataFrame:
 
     entries = comparison.entries
     reasons = sorted({reason for e in entries for reason in e.run.figures.reloads})
+    rungs = sorted({rung for e in entries for rung in e.run.figures.remedies})
     columns: dict[str, Sequence[Any]] = {
         "run": [entry.number for entry in entries],
         "name": [entry.run.name for entry in entries],
@@ -100,6 +101,7 @@ def table_of(comparison: Comparison) -> DataFrame:
             )
         },
         **{f"reloads/{r}": [e.run.figures.reloads.get(r, 0) for e in entries] for r in reasons},
+        **{f"remedies/{r}": [e.run.figures.remedies.get(r, 0) for e in entries] for r in rungs},
         "loss_curve": [entry.loss_match for entry in entries],
     }  # fmt: skip
     return pl.DataFrame(columns)

@@ -92,7 +92,8 @@ def _data(comparison: Comparison, traces: list[Trace]) -> dict[str, Any]:
 def cells(entry: Entry) -> list[Cell]:
     """The cells of a run's row after its number."""
     run, figures = entry.run, entry.run.figures
-    reloads = ", ".join(f"{count} {reason}" for reason, count in figures.reloads.items())
+    done = (*figures.reloads.items(), *figures.remedies.items())
+    reloads = ", ".join(f"{count} {name}" for name, count in done)
     return [
         *map(_setting, entry.values),
         Cell(run.state, run.state, is_number=False),

@@ -42,18 +42,18 @@ class Figures:
     overhead_fraction: float | None
     seconds: float | None
     reloads: Mapping[str, int]
+    remedies: Mapping[str, int]
 
     @classmethod
     def of(cls, summary: Mapping[str, Any]) -> Self:
         """Take the figures from a summary, in which anything may be missing or of another type."""
-        times, reloads, steps = (summary.get(k) for k in ("seconds", "reloads", "steps"))
-        plain = {"steps", "seconds", "reloads"}
+        times, steps = summary.get("seconds"), summary.get("steps")
+        plain = {"steps", "seconds", "reloads", "remedies"}
         return cls(
             steps=steps if type(steps) is int else 0,
             seconds=_number(times.get("total")) if isinstance(times, Mapping) else None,
-            reloads={clean(str(k)): n for k, n in reloads.items() if type(n) is int}
-            if isinstance(reloads, Mapping)
-            else {},
+            reloads=_counts(summary.get("reloads")),
+            remedies=_counts(summary.get("remedies")),
             **{k: _number(summary.get(k)) for k in cls.__dataclass_fields__ if k not in plain},
         )
 
@@ -185,6 +185,11 @@ def _reload_point(event: Mapping[str, Any]) -> ReloadPoint:
         freed_gb=_number(event.get("freed_gb")),
         seconds=sum(max(t, 0.0) for t in times if t is not None) if times else None,
     )
+
+
+def _counts(value: object) -> dict[str, int]:
+    counts = value.items() if isinstance(value, Mapping) else ()
+    return {clean(str(name)): n for name, n in counts if type(n) is int}
 
 
 def _number(value: object) -> float | None:

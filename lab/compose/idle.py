@@ -21,9 +21,14 @@ def idle_settings(config: Config, given: Collection[str]) -> list[str]:
         "interval": ("memory_threshold_gb",),
         "threshold": ("interval_steps",),
         "leak": ("interval_steps", "memory_threshold_gb"),
+        "adaptive": ("interval_steps", "memory_threshold_gb"),
     }
     policy, kind, data = config.reload.policy, config.adapter.kind, config.data.name
     idle = {f"reload.{key}": f"reload.policy={policy}" for key in idle_here.get(policy, ())}
+    if policy == "adaptive" and not config.reload.leak_threshold_mb:
+        idle["reload.method"] = "reload.policy=adaptive, which chooses it"
+    if policy != "adaptive":
+        idle["reload.max_overhead"] = f"reload.policy={policy}"
     if kind == "full":
         sizes = ("rank", "alpha", "num_layers", "dropout", "targets")
         idle |= {f"adapter.{key}": "adapter=full" for key in sizes}

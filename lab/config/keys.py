@@ -128,7 +128,7 @@ class Checkpoint:
 @dataclass(frozen=True, kw_only=True)
 class Reload:
     policy: str = setting(
-        choices=("none", "interval", "threshold", "interval_or_threshold", "leak")
+        choices=("none", "interval", "threshold", "interval_or_threshold", "leak", "adaptive")
     )
     interval_steps: int = setting(at_least=0, unit="steps")
     memory_threshold_gb: float = setting(at_least=0, unit="GB", auto=True)
@@ -136,6 +136,7 @@ class Reload:
     window_steps: int = setting(at_least=8, unit="steps")
     metric: str = setting(choices=("active", "mlx", "process"), auto=True)
     method: str = setting(choices=("in_process", "process"))
+    max_overhead: float = setting(0.01, at_least=0.0, at_most=1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -340,6 +341,15 @@ def _schedule_fits(config: Config) -> None:
         )
 
 
+def _adaptive_needs_the_labs_trainer(config: Config) -> None:
+    if config.reload.policy == "adaptive" and config.trainer == "mlx_lm":
+        raise ConfigError(
+            "reload.policy",
+            "adaptive",
+            "cannot act with trainer=mlx_lm, whose train() runs unchanged; reload=none measures it",
+        )
+
+
 def _growth_has_a_loop(config: Config) -> None:
     growing = [f.name for f in fields(Fault) if isinstance(getattr(config.fault, f.name), Growth)]
     if growing and config.trainer == "mlx_lm":
@@ -356,6 +366,7 @@ RULES = (
     _adapter_fits,
     _dropout_twice,
     _schedule_fits,
+    _adaptive_needs_the_labs_trainer,
     _growth_has_a_loop,
 )
 

@@ -98,6 +98,11 @@ def process_bytes() -> int | None:
     return _or_none(lambda: process_bytes_of(os.getpid()))
 
 
+def peak_process_bytes() -> int | None:
+    """None: the highest footprint counts from the start, so a step's own is not in it."""
+    return None
+
+
 def memory_limit() -> int:
     """Bytes of the machine's memory."""
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

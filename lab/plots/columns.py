@@ -124,8 +124,11 @@ def _number(value: object) -> float:
         return math.nan
 
 
-def read_reloads(run_dir: Path) -> Iterator[dict[str, Any]]:
+def read_reloads(run_dir: Path, kind: str = "reload") -> Iterator[dict[str, Any]]:
     """The reload events of a run that have an integer step; their other fields are unchecked.
+
+    Arguments:
+        kind: ``remedy`` for what ``reload=adaptive`` did short of a reload.
 
     Raises:
         OSError: the file exists and cannot be read.
@@ -136,6 +139,7 @@ def read_reloads(run_dir: Path) -> Iterator[dict[str, Any]]:
         return
     with file:
         # Most events are others, and parsing them would take most of the time.
-        for event in map(decode, (line for line in file if b'"reload"' in line)):
-            if event and event.get("event") == "reload" and type(event.get("step")) is int:
+        named = f'"{kind}"'.encode()
+        for event in map(decode, (line for line in file if named in line)):
+            if event and event.get("event") == kind and type(event.get("step")) is int:
                 yield event

@@ -28,6 +28,7 @@ COLOURS = {
     "cache": "#f2b705",
     "peak": "#c92a2a",
     "reload": "#5f3dc4",
+    "remedy": "#9775fa",
     "loss": "#1864ab",
     "val": "#2b8a3e",
 }
@@ -57,6 +58,8 @@ def plot_run(run_dir: Path) -> Path:
         plain(axes)
     _draw_memory(upper, columns, config)
     _mark_reloads(upper, reloads)
+    remedies = [(e["step"], str(e.get("remedy"))) for e in read_reloads(run_dir, "remedy")]
+    _mark_remedies(upper, remedies)
     _legend(upper)
     _draw_loss(lower, columns)
     _upright(lower, reloads, lw=0.5, alpha=0.1)
@@ -125,6 +128,17 @@ def _mark_reloads(axes: Axes, reloads: Sequence[tuple[int, str]]) -> None:
             )
     counts = ", ".join(f"{n} {reason}" for reason, n in Counter(r for _, r in reloads).items())
     axes.plot([], [], color=COLOURS["reload"], lw=0.8, label=f"reloads: {counts}")
+
+
+def _mark_remedies(axes: Axes, remedies: Sequence[tuple[int, str]]) -> None:
+    """Draw a light tick at the foot for each remedy below a reload; the legend counts them."""
+    if not remedies:
+        return
+    steps, feet = [step for step, _ in remedies], [0.02] * len(remedies)
+    style: dict[str, Any] = {"color": COLOURS["remedy"], "alpha": 0.6, "marker": "|", "ms": 9}
+    axes.plot(steps, feet, ls="none", transform=axes.get_xaxis_transform(), **style)
+    counts = ", ".join(f"{n} {rung}" for rung, n in Counter(r for _, r in remedies).items())
+    axes.plot([], [], ls="none", label=f"remedies: {counts}", **style)
 
 
 def _draw_loss(axes: Axes, columns: Columns) -> None:

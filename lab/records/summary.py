@@ -66,8 +66,11 @@ def _figures_of(rows: Sequence[Row], events: Sequence[Row]) -> dict[str, Any]:
         "mean_process_gb": _ratio(sum(process), len(process)),
         "slope_mb_per_step": _slope(rows),
         "reloads": Counter(str(e.get("reason")) for e in events if e.get("event") == "reload"),
+        "remedies": Counter(str(e.get("remedy")) for e in events if e.get("event") == "remedy"),
         "seconds": seconds,
-        "overhead_fraction": _ratio(seconds["reload"] + seconds["checkpoint"], busy),
+        "overhead_fraction": _ratio(
+            seconds["reload"] + seconds["remedy"] + seconds["checkpoint"], busy
+        ),
     }
 
 
@@ -79,6 +82,7 @@ def _seconds(rows: Sequence[Row], events: Sequence[Row]) -> dict[str, float]:
     return {
         "train": sum(_column(rows, "step_seconds")),
         "reload": _reload_seconds(rows, reloads),
+        "remedy": sum(_column([e for e in events if e.get("event") == "remedy"], "seconds")),
         "checkpoint": sum(_column(saved, "seconds")),
         "startup": (first.get("time") or 0.0) - (first.get("step_seconds") or 0.0),
         "total": max(_column((*rows[-1:], *events[-1:]), "time"), default=0.0),

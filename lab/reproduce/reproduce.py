@@ -16,10 +16,11 @@ from lab.machine.machine import Machine
 from lab.machine.probe import probe_machine
 from lab.records.claim import reserve
 from lab.records.digest import sha256_of_file
+from lab.records.rows import read_jsonl
 from lab.reproduce.compare_records import Records, compare_records
 from lab.reproduce.report import report
 from lab.supervise import experiment
-from lab.supervise.replay import NONDETERMINISTIC_RTOL
+from lab.supervise.replay import NONDETERMINISTIC_RTOL, Remedies
 from lab.tracking.closing import relative
 
 log = logging.getLogger("lab")
@@ -63,6 +64,7 @@ def reproduce(source: Path) -> int:
             overrides=[],
             warnings=notes,
             begun_with=then.environment,
+            remedies=_remedies(source, then) if config.reload.policy == "adaptive" else None,
             claimed=claimed,
         ).exit_code
         if code == 2:
@@ -78,6 +80,12 @@ def reproduce(source: Path) -> int:
             for note in notes:
                 log.info("  %s", note)
     return code if code in (130, 143) else found.exit_code
+
+
+def _remedies(source: Path, then: Records) -> Remedies | None:
+    """What ``reload=adaptive`` decided by the clock; None where there are no records of it."""
+    until = max((row["step"] for row in then.rows), default=0)
+    return Remedies.of_run(read_jsonl(source / "events.jsonl"), until=until) if until else None
 
 
 def _load(source: Path) -> Config:

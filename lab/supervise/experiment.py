@@ -12,6 +12,7 @@ from lab.config.schema import ConfigError
 from lab.records.claim import NewFolder, reserve
 from lab.records.files import MetricsLost, RunBusy, read_summary
 from lab.records.origin import MUST_MATCH, Origin
+from lab.supervise.replay import Remedies
 from lab.supervise.restart import restart_command
 from lab.supervise.run_supervisor import RunSupervisor
 from lab.supervise.verdict import Result
@@ -27,6 +28,7 @@ def run(
     warnings: list[str],
     group: str | None = None,
     begun_with: Mapping[str, Any] | None = None,
+    remedies: Remedies | None = None,
     claimed: NewFolder | None = None,
 ) -> Result:
     """Run one experiment in ``run_dir``.
@@ -37,6 +39,7 @@ def run(
         warnings: found while composing, one line each.
         group: the sweep that this run is a job of.
         begun_with: the environment of the run that this one reproduces.
+        remedies: those that it took, to be taken again.
         claimed: ``run_dir``, where the caller has claimed it with this config.
 
     Returns:
@@ -54,7 +57,7 @@ def run(
         log.warning("%s", warning)
     origin = Origin.new(run_dir / "config.yaml", group)
     try:
-        return _supervise(config, run_dir, origin, overrides, begun_with)
+        return _supervise(config, run_dir, origin, overrides, begun_with, remedies)
     except ConfigError as error:
         log.error("%s", error)  # noqa: TRY400 - a user's mistake has no traceback
         if group is None and not isinstance(error, RunBusy):
@@ -90,10 +93,16 @@ def _supervise(
     origin: Origin,
     overrides: list[str],
     begun_with: Mapping[str, Any] | None = None,
+    remedies: Remedies | None = None,
 ) -> Result:
     try:
         return RunSupervisor(
-            config, run_dir, origin, overrides=overrides, begun_with=begun_with
+            config,
+            run_dir,
+            origin,
+            overrides=overrides,
+            begun_with=begun_with,
+            remedies=remedies,
         ).run()
     except MetricsLost as error:
         log.error("%s: the run stops rather than lose rows", error)  # noqa: TRY400

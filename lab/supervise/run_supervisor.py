@@ -21,7 +21,7 @@ from lab.supervise.budget import Budget
 from lab.supervise.finalize import finalize
 from lab.supervise.identity import lab_identity
 from lab.supervise.recorder import RunRecorder
-from lab.supervise.replay import loss_rtol, repeated_events
+from lab.supervise.replay import Remedies, loss_rtol, repeated_events
 from lab.supervise.signals import StopSignals
 from lab.supervise.verdict import RestartPolicy, Result, error_text, verdict
 from lab.supervise.walls import WallPolicy, recognise
@@ -39,6 +39,7 @@ class RunSupervisor:
     Arguments:
         overrides: what the user changed, for the tracker.
         begun_with: the environment of a run that this one reproduces; empty for any other.
+        remedies: those that it took, to be taken again.
 
     Raises:
         ConfigError: the run's files hold a line that this lab did not write.
@@ -54,12 +55,14 @@ class RunSupervisor:
         *,
         overrides: list[str] | None = None,
         begun_with: Mapping[str, Any] | None = None,
+        remedies: Remedies | None = None,
     ) -> None:
         self._config, self._run_dir, self._origin = config, run_dir, origin
         self._overrides = overrides or []
         files = RunFiles(run_dir)  # locks them: from here on nobody else adds an event
         self._recorder = RunRecorder(files, repeated_events(files.earlier))
         self._is_resumed = bool(files.earlier)
+        self._remedies = Remedies.of_reproduction(files.earlier[0]) if files.earlier else remedies
         workers = [e for e in files.earlier if e["event"] == "worker_started"]
         # Not their number: one that died before it was ready had a generation, and no event.
         self._generation = 1 + max((e.get("generation", -1) for e in workers), default=-1)
@@ -94,7 +97,10 @@ class RunSupervisor:
         """Start workers until one ends for good; after a death the last checkpoint is replayed."""
         restarts = RestartPolicy(self._config.worker.max_restarts)
         if not self._is_resumed:
-            self._recorder.event("run_started", 0, name=self._config.name, **self._origin.event())
+            replays = self._remedies.event() if self._remedies else {}
+            self._recorder.event(
+                "run_started", 0, name=self._config.name, **self._origin.event(), **replays
+            )
         while True:
             end = self._run_worker(signals)
             if self._budget.exhausted:
@@ -178,6 +184,8 @@ class RunSupervisor:
             return WorkerExit(Outcome.FAILED, f"it could not be started: {error}")
         signals.forward_to(worker)
         try:
+            if self._remedies:
+                _replay(self._remedies, worker)
             worker.send(Command.GO, self._recorder.last_step)
             lab_identity()  # asks git once, while the first worker imports
             limits = self._config.worker
@@ -309,6 +317,12 @@ class RunSupervisor:
             worker.kill(f"{memory_gb:.2f} GB are far above memory.budget_gb={limit:g}")
         else:
             worker.send(Command(action))
+
+
+def _replay(remedies: Remedies, worker: WorkerProcess) -> None:
+    worker.send(Command.REPLAY, remedies.until)
+    for step, rung in remedies.by_step.items():
+        worker.send(Command.REMEDY, step, rung)
 
 
 def _discard(worker: WorkerProcess) -> None:

@@ -148,9 +148,9 @@ class WorkerProcess:
         except ProcessLookupError:
             return None
 
-    def send(self, command: Command, *step: int) -> None:
+    def send(self, command: Command, *arguments: int | str) -> None:
         """Send one command; if the worker is dead already, :meth:`close` returns how it died."""
-        self._write_line(" ".join(map(str, (command, *step))))
+        self._write_line(" ".join(map(str, (command, *arguments))))
 
     def _write_line(self, line: str) -> None:
         assert self._process.stdin is not None

@@ -46,7 +46,8 @@ def format_summary(
         "speed": _speed(summary),
         "memory": f"peak {number(summary.get('peak_process_gb'), '.2f')} GB of the process, "
         f"{number(summary.get('peak_mlx_gb'), '.2f')} GB of MLX",
-        "reloads": _reloads(summary.get("reloads") or {}),
+        "reloads": _counts(summary.get("reloads") or {}),
+        "remedies": _counts(summary.get("remedies") or {}, none=""),
         "run": relative(run_dir),
     }
     if wandb_dir is not None:
@@ -74,10 +75,10 @@ def _speed(summary: Mapping[str, Any]) -> str:
     return f"{number(summary.get('tokens_per_second'), ',.0f')} tokens/s{share}"
 
 
-def _reloads(by_reason: Mapping[str, int]) -> str:
-    total = sum(by_reason.values())
-    reasons = ", ".join(f"{reason} {count}" for reason, count in by_reason.items())
-    return f"{total} ({reasons})" if total else "0"
+def _counts(by_name: Mapping[str, int], none: str = "0") -> str:
+    total = sum(by_name.values())
+    names = ", ".join(f"{name} {count}" for name, count in by_name.items())
+    return f"{total} ({names})" if total else none
 
 
 def relative(path: Path) -> str:

@@ -28,7 +28,7 @@ SHOWN_EVENTS = {
     "resumed": "resumed",
     "worker_died": "worker died",
 }
-SHOWN_ONCE = ("nonfinite", "reload_skipped")  # a run may have thousands
+SHOWN_ONCE = ("nonfinite", "reload_skipped", "clear_cache", "collect")  # a run may have thousands
 
 
 def open_progress(
@@ -64,6 +64,8 @@ class PlainProgress:
 
     def event(self, event: Mapping[str, Any]) -> None:
         name = str(event.get("event"))
+        if name == "remedy":
+            name = str(event.get("remedy"))
         if name in SHOWN_ONCE and name in self._seen:
             return
         self._seen.add(name)
@@ -172,12 +174,15 @@ def event_line(event: Mapping[str, Any], metric: str) -> str | None:
         metric: the memory figure shown for a reload (``reload.metric``).
     """
     name, step = event.get("event"), event.get("step")
-    if name == "reload":
-        before = number(metric_gb(event.get("before") or {}, metric), ".2f")
-        after = number(metric_gb(event.get("after") or {}, metric), ".2f")
+    if name in ("reload", "remedy"):
+        figures = (metric_gb(event.get(when) or {}, metric) for when in ("before", "after"))
+        changed = " -> ".join(number(figure, ".2f") for figure in figures)
+        if name == "remedy":
+            what = f"{event.get('remedy')} after step {step}"
+            return f"{what}: {changed} GB; later ones go unmentioned"
         seconds = sum(max(part, 0.0) for part in (event.get("seconds") or {}).values())
         how = f"{event.get('reason')}, {event.get('method')}"
-        return f"reload after step {step} ({how}): {before} -> {after} GB in {seconds:.2f} s"
+        return f"reload after step {step} ({how}): {changed} GB in {seconds:.2f} s"
     if name == "reload_skipped":
         return (
             f"reload after step {step} ({event.get('reason')}) skipped; later ones go unmentioned"

@@ -96,7 +96,7 @@ class WandbTracker:
         self._queue.put(dict(row))
 
     def event(self, event: Mapping[str, object]) -> None:
-        if event.get("event") == "reload":
+        if event.get("event") in ("reload", "remedy"):
             self.log(reload_row(event, self._metric))
 
     def close(self, summary: Mapping[str, object], exit_code: int) -> list[str]:
@@ -195,7 +195,7 @@ class WandbTracker:
         reloads = {
             _position(row): row
             for event in read_jsonl(events, limit=events_size)
-            if event.get("event") == "reload"
+            if event.get("event") in ("reload", "remedy")
             for row in [reload_row(event, self._metric)]
         }
         for row in read_jsonl(metrics, limit=metrics_size):
@@ -206,16 +206,18 @@ class WandbTracker:
 
 def _position(row: Mapping[str, Any]) -> int:
     """W&B's step of a row, which must increase; a reload comes after the next step's row."""
-    return 2 * row["step"] + (3 if "reload/reason" in row else 0)
+    return 2 * row["step"] + (3 if "reload/reason" in row or "remedy/name" in row else 0)
 
 
 def reload_row(event: Mapping[str, Any], metric: str) -> dict[str, Any]:
-    """The W&B row of a reload event: memory before and after it, at the step it followed."""
+    """The W&B row of a reload or remedy: memory before and after it, at the step it followed."""
+    is_remedy = event.get("event") == "remedy"
+    kind, what = ("remedy", "remedy/name") if is_remedy else ("reload", "reload/reason")
     return {
         "step": event.get("step"),
-        "reload/before_gb": metric_gb(event.get("before") or {}, metric),
-        "reload/after_gb": metric_gb(event.get("after") or {}, metric),
-        "reload/reason": event.get("reason"),
+        f"{kind}/before_gb": metric_gb(event.get("before") or {}, metric),
+        f"{kind}/after_gb": metric_gb(event.get("after") or {}, metric),
+        what: event.get("remedy" if is_remedy else "reason"),
     }
 
 

@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 
-from lab.protocol import Command, RecordKind
+from lab.protocol import RUNGS, Command, RecordKind, Rung
 from lab.train import memory
 
 ABANDONED_EXIT = 70
@@ -28,6 +28,7 @@ class Channel:
     Attributes:
         stopping: ``stop`` was received, or the supervisor is gone.
         over_budget: ``reload`` was received.
+        replays_until, remedies: as ``replay`` and ``remedy`` said, by step; complete after ``go``.
         abandoned: the supervisor is gone.
     """
 
@@ -39,6 +40,8 @@ class Channel:
         self._committed = -1
         self.stopping = False
         self.over_budget = False
+        self.replays_until = 0
+        self.remedies: dict[int, Rung] = {}
         self.abandoned = False
         threading.Thread(target=self._listen, daemon=True, name="supervisor").start()
 
@@ -111,6 +114,11 @@ class Channel:
             word, _, argument = line.strip().partition(" ")
             with self._heard:
                 match word:
+                    case Command.REPLAY:
+                        self.replays_until = int(argument)
+                    case Command.REMEDY:
+                        step, _, rung = argument.partition(" ")
+                        self.remedies[int(step)] = next(r for r in RUNGS if r == rung)
                     case Command.GO:
                         self._go = int(argument)
                     case Command.COMMITTED:

@@ -19,6 +19,7 @@ from lab.records.slope import median
 from lab.train import adapters, memory, optimizers, reload_policy
 from lab.train.channel import Channel
 from lab.train.progress import PendingReload
+from lab.train.remedies import METHODS, Remedies
 from lab.train.reporter import Reporter
 from lab.train.session import Session, SessionTimes, TrainingContext
 
@@ -30,6 +31,8 @@ class Loop:
         self._context, self._channel, self._reporter = context, channel, reporter
         self._config = context.config
         self._triggers = reload_policy.active_triggers(self._config.reload)
+        adapts = self._config.reload.policy == "adaptive"
+        self._remedies = Remedies(self._config, channel) if adapts else None
         self._armed: set[str] = set()  # names of faults
 
     def run(self, session: Session) -> Outcome:
@@ -70,6 +73,8 @@ class Loop:
             row, session.slope, session.growth, reloads=progress.reloads
         )
         self._report_reload(session, reading, seconds)
+        if self._remedies:
+            self._remedies.see_step(session, reading, seconds)
         session.step_seconds.append(seconds)
         self._clear_cache(step, reading)
         if self._reporter.has_diverged(step, loss, grad_norm):
@@ -82,10 +87,11 @@ class Loop:
         """Save a checkpoint where one is due; the outcome where the session ends with this step."""
         progress, step = session.progress, session.progress.step
         stopping, last = self._channel.stopping, step == self._config.train.steps
-        reason = None if stopping else self._reload_reason(session, reading, slope, trend)
-        method = self._config.reload.method
+        reason, method = None, self._config.reload.method
         if self._channel.over_budget and not (stopping or last):
             reason, method = "budget", "process"
+        elif not stopping:
+            reason, method = self._due_reload(session, reading, slope, trend)
         if reason is not None:
             if method == "process":
                 # The next worker can start while this one saves.
@@ -111,23 +117,30 @@ class Loop:
             return Outcome.STOPPED
         return Outcome.RELOAD if reason else None
 
-    def _reload_reason(
+    def _due_reload(
         self, session: Session, reading: memory.Reading, slope: float | None, trend: Trend | None
-    ) -> reload_policy.Reason | None:
-        reason = reload_policy.reload_reason(
+    ) -> tuple[reload_policy.Reason | None, str]:
+        """Why to reload after this step and by which method; a lesser remedy is taken here."""
+        step, last = session.progress.step, self._config.train.steps
+        method = self._config.reload.method
+        reason: reload_policy.Reason | None = reload_policy.reload_reason(
             self._triggers,
             session.progress.policy,
-            step=session.progress.step,
-            last_step=self._config.train.steps,
+            step=step,
+            last_step=last,
             memory=reading.metric(self._config.reload.metric),
             slope=slope,
             grows=reload_policy.growth_counts(self._config, trend),
         )
+        if reason is None and self._remedies and step < last:
+            rung = self._remedies.after_step(session, reading, trend)
+            if rung is not None:
+                reason, method = "adaptive", METHODS[rung]
         if reason is None or self._config.checkpoint.enabled:
-            return reason
+            return reason, method
         why = "with checkpoint.enabled=false a reload could restore nothing"
-        self._reporter.skip_reload(session.progress.step, reason, why)
-        return None
+        self._reporter.skip_reload(step, reason, why)
+        return None, method
 
     def _save(self, session: Session) -> bool:
         return self._reporter.save(
@@ -154,6 +167,13 @@ class Loop:
             memory=reading.metric(metric),
         )
         after = reading.row()
+        parts = {
+            **_save_and_drop(pending, times),
+            "load": times.ready - times.build_started,
+            "first_step": seconds - pending.median_step_seconds,
+        }
+        if self._remedies:
+            self._remedies.reloaded(pending, sum(parts.values()))
         self._channel.event(
             "reload",
             pending.step,
@@ -162,11 +182,7 @@ class Loop:
             before=pending.before,
             after=after,
             freed_gb=_freed_gb(pending.before, after, metric),
-            seconds={
-                **_save_and_drop(pending, times),
-                "load": times.ready - times.build_started,
-                "first_step": seconds - pending.median_step_seconds,
-            },
+            seconds=parts,
         )
         if ineffective:
             self._channel.event(

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from lab.config.schema import from_dict
+from lab.train.adaptive import Ladder
 from lab.train.reload_policy import PolicyState
 
 
@@ -40,6 +41,7 @@ class Progress:
         empty: samples seen that had no completion token left.
         policy: state of the reload policy.
         pending: a reload whose first step is still to come.
+        ladder: what ``reload=adaptive`` remembers; None in any other policy.
     """
 
     step: int = 0
@@ -48,6 +50,7 @@ class Progress:
     empty: int = 0
     policy: PolicyState = field(default_factory=PolicyState)
     pending: PendingReload | None = None
+    ladder: Ladder | None = None
 
     def state_dict(self) -> dict[str, Any]:
         return asdict(self)

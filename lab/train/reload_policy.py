@@ -10,7 +10,8 @@ from lab.config.units import GB, MB
 from lab.records.growth import Trend
 
 Trigger = Literal["interval", "threshold", "leak"]
-Reason = Literal[Trigger, "budget"]  # budget: asked for by the supervisor
+# adaptive: decided in lab.train.adaptive; budget: asked for by the supervisor
+Reason = Literal[Trigger, "adaptive", "budget"]
 
 TRIGGERS_BY_POLICY: dict[str, tuple[Trigger, ...]] = {
     "none": (),
@@ -18,6 +19,7 @@ TRIGGERS_BY_POLICY: dict[str, tuple[Trigger, ...]] = {
     "threshold": ("threshold",),
     "interval_or_threshold": ("interval", "threshold"),
     "leak": (),
+    "adaptive": (),
 }
 
 

@@ -114,7 +114,8 @@ def load_state_dicts(parts: Mapping[str, Stateful], states: Mapping[str, State])
 def check_states(found: Mapping[str, State], expected: Mapping[str, State]) -> None:
     """Compare the keys of states, the shapes and dtypes of their arrays, their types in JSON.
 
-    Where null is expected, anything may be found: only the part knows what else it takes.
+    Where null is expected, anything or nothing may be found: only the part knows what else it
+    takes, and an older checkpoint does not have what is new.
 
     Raises:
         CheckpointError: names the file, the first key that does not fit, what was expected and
@@ -131,7 +132,7 @@ def check_states(found: Mapping[str, State], expected: Mapping[str, State]) -> N
 def _check_value(found: Any, expected: Any, key: str) -> None:
     if isinstance(found, dict) and isinstance(expected, dict):
         _check_keys(found, expected, prefix=f"{key}.")
-        for name in expected:
+        for name in expected.keys() & found.keys():
             _check_value(found[name], expected[name], f"{key}.{name}")
     elif isinstance(found, list) and isinstance(expected, list) and len(found) == len(expected):
         for index, items in enumerate(zip(found, expected, strict=True)):
@@ -141,7 +142,8 @@ def _check_value(found: Any, expected: Any, key: str) -> None:
 
 
 def _check_keys(found: Mapping[str, Any], expected: Mapping[str, Any], prefix: str) -> None:
-    for name in sorted(found.keys() ^ expected.keys()):
+    optional = {name for name, value in expected.items() if value is None}
+    for name in sorted((found.keys() ^ expected.keys()) - optional):
         side = "expected, not found" if name in expected else "found, not expected"
         raise CheckpointError(f"{prefix}{name}: {side}")
 

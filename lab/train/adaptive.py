@@ -1,0 +1,468 @@
+"""``reload=adaptive``: the cheapest remedy that works, as late as possible. Pure functions.
+
+A run that grows is given one remedy of a ladder at the last step after which the next one still
+fits into the budget. What each rung gave back and took is remembered, so that one that gives
+nothing back is not taken again for the same growth. Memory is in bytes, time in seconds; neither a
+clock nor a reading is taken here.
+
+With M the memory after a step, h what a step takes beyond that while it runs, g the growth a step,
+sigma its noise, H the steps until a remedy that works is found, and B the budget, a remedy is due
+when ``M + h + g H + z sigma sqrt(H) > B``: the clairvoyant's step, but for the noise. Where memory
+slows the steps, by ``a`` seconds a byte, a remedy of ``c`` seconds loses least time every
+``sqrt(2 c / (a g))`` steps (the square-root rule of Young 1974 for checkpoints).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from lab.config.schema import setting
+from lab.protocol import RUNGS, Rung
+from lab.records.growth import Trend
+
+KEEPING_STATE: tuple[Rung, ...] = ("clear_cache", "collect")
+
+# Before a rung was measured it is taken to give everything back, for so many seconds: in this order
+# they are tried.
+PRIOR_SECONDS: dict[Rung, float] = {
+    "clear_cache": 0.001,
+    "collect": 0.05,
+    "reload_in_process": 0.3,
+    "reload_process": 1.0,
+}
+
+Z = 4.0  # of the noise: one step in 30,000 takes more
+OTHER_RATE = 2.0  # growth so many times faster or slower is another one
+OTHER_SHARE = 0.5  # so is one of which so much more or less lies in MLX's active memory
+RECENT_STEPS = 20  # in which growth of an earlier cycle must be seen again, or has ended
+SLOW_STEPS = 20  # that show how memory slows steps
+SLOW_SHARE = 0.25  # slower than at first, before a remedy is tried for it
+SLOW_R2 = 0.5  # of the variance of the steps' seconds that memory must explain
+CURED_STEPS = 10  # after a remedy, to see whether the steps are faster again
+
+
+@dataclass(frozen=True)
+class Observation:
+    """A step as the policy sees it.
+
+    Attributes:
+        memory: the chosen metric after the step.
+        active, cache: of MLX.
+        headroom: what the step took while it ran, beyond ``memory``.
+        seconds: that it took.
+    """
+
+    memory: int
+    active: int
+    cache: int
+    headroom: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the policy must keep.
+
+    Attributes:
+        budget: bytes that the metric must not exceed.
+        max_overhead: the part of the time that remedies may take to make steps faster.
+        rungs: that may be taken.
+        saving: bytes that a reload takes while it writes its checkpoint.
+        failing: bytes that a reload in process may leave behind where it gives nothing back.
+    """
+
+    budget: float
+    max_overhead: float
+    rungs: tuple[Rung, ...] = RUNGS
+    saving: float = 0.0
+    failing: float = 0.0
+
+    def taken_by(self, rungs: Sequence[Rung], ladder: Ladder) -> float:
+        """Bytes that these rungs take themselves, one after the other."""
+        untried = "reload_in_process" in rungs and ladder.share("reload_in_process") is None
+        saves = any(rung not in KEEPING_STATE for rung in rungs)
+        return self.saving * saves + self.failing * untried
+
+
+@dataclass(frozen=True)
+class Growth:
+    """The growth that the rungs' yields were measured for.
+
+    Attributes:
+        bytes_per_step, noise: as of a :class:`Trend`.
+        active: the part of it in MLX's active memory, about 0 to 1.
+    """
+
+    bytes_per_step: float = setting(above=0)
+    noise: float = setting(at_least=0)
+    active: float = setting()
+
+
+@dataclass(frozen=True)
+class Yield:
+    """What a rung does.
+
+    Attributes:
+        share: of what grew since its last use, the part that it gave back; None if not tried for
+            this growth.
+        seconds: that it takes.
+    """
+
+    share: float | None = setting(at_least=0, at_most=1)
+    seconds: float = setting(at_least=0)
+
+
+@dataclass(frozen=True)
+class Slowing:
+    """How memory slows steps, found before a remedy that was tried for it.
+
+    Attributes:
+        seconds_per_byte: that a step takes longer.
+        before: seconds of a step just before the remedy.
+        at_first: seconds of a step without the growth, as estimated.
+        cured: whether the steps after it were faster; None while that is not known.
+    """
+
+    seconds_per_byte: float = setting(above=0)
+    before: float = setting()
+    at_first: float = setting()
+    cured: bool | None = None
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """What the policy remembers; saved with the progress, so it survives a reload and a death.
+
+    Attributes:
+        growth: what the shares of ``rungs`` are true for, as of the last remedy.
+        rungs: by name.
+        slowing: None where memory was not seen to slow steps.
+        trained: seconds of all steps.
+        spent: seconds of all remedies.
+    """
+
+    growth: Growth | None = None
+    rungs: dict[str, Yield] = field(default_factory=dict)
+    slowing: Slowing | None = None
+    trained: float = setting(0.0, at_least=0)
+    spent: float = setting(0.0, at_least=0)
+
+    def seconds(self, rung: Rung) -> float:
+        known = self.rungs.get(rung)
+        return known.seconds if known else PRIOR_SECONDS[rung]
+
+    def share(self, rung: Rung) -> float | None:
+        known = self.rungs.get(rung)
+        return known.share if known else None
+
+    def forgotten(self) -> Ladder:
+        """For another growth: every rung may be tried again; what it takes stays known."""
+        rungs = {name: replace(known, share=None) for name, known in self.rungs.items()}
+        return replace(self, growth=None, rungs=rungs, slowing=None)
+
+
+@dataclass(frozen=True)
+class Mark:
+    """Since a rung, or one above it, was used last.
+
+    Attributes:
+        memory: the lowest since.
+        freed, spent: bytes and seconds of the rungs below it since.
+    """
+
+    memory: int
+    freed: float = 0.0
+    spent: float = 0.0
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Least squares of steps' seconds over memory, as sums: memory counts from the first step's."""
+
+    n: int = 0
+    x: float = 0.0
+    y: float = 0.0
+    xx: float = 0.0
+    xy: float = 0.0
+    yy: float = 0.0
+
+    def add(self, x: float, y: float) -> Fit:
+        if self.n:
+            y = min(y, 4 * self.y / self.n)  # a step that waited for something else
+        return Fit(
+            self.n + 1, self.x + x, self.y + y, self.xx + x * x, self.xy + x * y, self.yy + y * y
+        )
+
+    def line(self) -> tuple[float, float, float]:
+        """Intercept, slope and the part of the variance that the line explains."""
+        sxx, syy = self.xx - self.x**2 / self.n, self.yy - self.y**2 / self.n
+        sxy = self.xy - self.x * self.y / self.n
+        if sxx <= 0 or syy <= 0:
+            return self.y / self.n, 0.0, 0.0
+        slope = sxy / sxx
+        return (self.y - slope * self.x) / self.n, slope, sxy**2 / (sxx * syy)
+
+
+@dataclass(frozen=True)
+class Cycle:
+    """What a worker process has seen; a remedy begins the next one.
+
+    Attributes:
+        first: the first step of the cycle.
+        steps: of the cycle.
+        headroom: the largest of this process.
+        marks: of every rung.
+        recent: number and memory of two steps of the cycle, 20 apart; the older is compared with.
+        fit: of the seconds of the steps, but for the first two.
+    """
+
+    first: Observation
+    steps: int
+    headroom: int
+    marks: Mapping[Rung, Mark]
+    recent: tuple[tuple[int, int], tuple[int, int]]
+    fit: Fit = Fit()
+
+    @classmethod
+    def of(
+        cls, first: Observation, marks: Mapping[Rung, Mark] | None = None, headroom: int = 0
+    ) -> Cycle:
+        """Begin one; without marks that of a new process."""
+        return cls(
+            first,
+            steps=1,
+            headroom=max(headroom, first.headroom),
+            marks=marks or dict.fromkeys(RUNGS, Mark(first.memory)),
+            recent=((1, first.memory), (1, first.memory)),
+        )
+
+    def add(self, now: Observation) -> Cycle:
+        """The cycle with one more step."""
+        marks: Mapping[Rung, Mark] = self.marks
+        if any(now.memory < mark.memory for mark in marks.values()):
+            marks = {r: replace(m, memory=min(m.memory, now.memory)) for r, m in marks.items()}
+        recent, fit, steps = self.recent, self.fit, self.steps + 1
+        if steps - recent[1][0] >= RECENT_STEPS:
+            recent = recent[1], (steps, now.memory)
+        if steps > 2:
+            fit = fit.add(now.memory - self.first.memory, now.seconds)
+        return Cycle(self.first, steps, max(self.headroom, now.headroom), marks, recent, fit)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Attributes:
+    rung: the remedy to take now, or None.
+    ladder: what is remembered from now on.
+    """
+
+    rung: Rung | None
+    ladder: Ladder
+
+
+def observe(ladder: Ladder, cycle: Cycle, now: Observation) -> Ladder:
+    """What is remembered after a step: its seconds, and whether a remedy made the steps faster."""
+    ladder = replace(ladder, trained=ladder.trained + now.seconds)
+    slowing, fit = ladder.slowing, cycle.fit
+    if slowing and slowing.cured is None and fit.n >= CURED_STEPS:
+        halfway = (slowing.before + slowing.at_first) / 2
+        ladder = replace(ladder, slowing=replace(slowing, cured=fit.y / fit.n < halfway))
+    return ladder
+
+
+def decide(
+    ladder: Ladder, cycle: Cycle, now: Observation, trend: Trend | None, limits: Limits
+) -> Decision:
+    """Which remedy to take after this step, if any.
+
+    Arguments:
+        cycle: with this step.
+        trend: None while growth is not certain; that of an earlier cycle counts until it is.
+    """
+    growth = _growth(cycle, now, trend) or ladder.growth
+    if growth is None:
+        return Decision(None, ladder)
+    if trend is None and not _is_seen(growth, cycle, now):
+        has_ended = cycle.steps >= RECENT_STEPS
+        return Decision(None, ladder.forgotten() if has_ended else ladder)
+    useful = _useful(ladder, cycle, now, growth, limits.rungs)
+    fitting: list[Rung] = [
+        r for r in useful if _fits_after(ladder, cycle, now, growth, r, limits.budget)
+    ]
+    steps = _steps_needed(ladder, fitting)
+    room = limits.budget - limits.taken_by(fitting[:steps], ladder)
+    if not _is_due(cycle, now, growth, steps, room):
+        return _against_slowing(ladder, cycle, now, growth, useful, limits.max_overhead)
+    if ladder.growth and _is_another(growth, ladder.growth):
+        return decide(ladder.forgotten(), cycle, now, trend, limits)
+    return (
+        Decision(fitting[0], replace(ladder, growth=growth)) if fitting else Decision(None, ladder)
+    )
+
+
+def _useful(
+    ladder: Ladder, cycle: Cycle, now: Observation, growth: Growth, rungs: Sequence[Rung]
+) -> list[Rung]:
+    """The rungs that would give back more than a step takes, in the order to take them in.
+
+    A rung is taken before a dearer one where its own seconds a byte are at most the average of the
+    dearer one's cycle if that ended now. So one that gives back a part is taken as long as that
+    postpones the dearer one worth its cost (Charnov's marginal value theorem).
+    """
+    left: list[Rung] = [
+        rung for rung in rungs if _expected(ladder, cycle, now, rung) >= _taken_by(growth)
+    ]
+    order: list[Rung] = []
+    while left:
+        best = left[-1]
+        for rung in reversed(left[:-1]):
+            expected = _expected(ladder, cycle, now, rung)
+            if ladder.seconds(rung) / expected <= _average(ladder, cycle, now, best):
+                best = rung
+        left.remove(best)
+        order.append(best)
+    return order
+
+
+def _average(ladder: Ladder, cycle: Cycle, now: Observation, rung: Rung) -> float:
+    """Seconds a byte of a rung's cycle if it ended now, what cheaper rungs did in it included."""
+    mark = cycle.marks[rung]
+    gained = _expected(ladder, cycle, now, rung) + mark.freed
+    return (ladder.seconds(rung) + mark.spent) / gained
+
+
+def _fits_after(
+    ladder: Ladder, cycle: Cycle, now: Observation, growth: Growth, rung: Rung, budget: float
+) -> bool:
+    left = now.memory - _expected(ladder, cycle, now, rung)
+    return left + cycle.headroom + _taken_by(growth) <= budget
+
+
+def _taken_by(growth: Growth, steps: int = 1) -> float:
+    """Bytes that so many steps take at most, but for one time in 30,000."""
+    return growth.bytes_per_step * steps + Z * growth.noise * math.sqrt(steps)
+
+
+def _is_due(cycle: Cycle, now: Observation, growth: Growth, steps: int, room: float) -> bool:
+    return now.memory + cycle.headroom + _taken_by(growth, steps) > room
+
+
+def learn(
+    ladder: Ladder,
+    cycle: Cycle | None,
+    rung: Rung,
+    before: Observation,
+    seconds: float,
+    *,
+    after: Observation,
+) -> tuple[Ladder, Cycle]:
+    """What a remedy did, known after the first step that follows: earlier, activations are missing.
+
+    Arguments:
+        cycle: as of the decision; None in a process that did not see it.
+    """
+    step = ladder.growth.bytes_per_step if ladder.growth else 0.0
+    freed = before.memory + step - after.memory
+    grew = before.memory + step - cycle.marks[rung].memory if cycle else freed
+    works = freed > (_taken_by(ladder.growth) if ladder.growth else 0.0)
+    share = min(freed / max(grew, freed), 1.0) if works else 0.0
+    known = ladder.rungs.get(rung)
+    cost = max(seconds, 0.0)
+    usual = (known.seconds + cost) / 2 if known else cost
+    slowing = ladder.slowing if works or _is_settled(ladder.slowing) else None
+    ladder = replace(
+        ladder,
+        rungs={**ladder.rungs, rung: Yield(share, usual)},
+        slowing=slowing,
+        spent=ladder.spent + cost,
+    )
+    return ladder, _next_cycle(cycle, rung, after, freed=freed if works else 0.0, spent=cost)
+
+
+def _is_settled(slowing: Slowing | None) -> bool:
+    return slowing is not None and slowing.cured is not None
+
+
+def _next_cycle(
+    cycle: Cycle | None, rung: Rung, after: Observation, *, freed: float, spent: float
+) -> Cycle:
+    if cycle is None or rung == "reload_process":
+        return Cycle.of(after)
+    marks: dict[Rung, Mark] = {}
+    for above, mark in cycle.marks.items():
+        is_above = RUNGS.index(above) > RUNGS.index(rung)
+        more = replace(mark, freed=mark.freed + freed, spent=mark.spent + spent)
+        marks[above] = more if is_above else Mark(after.memory)
+    if not freed:
+        return replace(cycle.add(after), marks=marks)
+    return Cycle.of(after, marks, cycle.headroom)
+
+
+def _growth(cycle: Cycle, now: Observation, trend: Trend | None) -> Growth | None:
+    if trend is None or trend.bytes_per_step <= 0:
+        return None
+    grew, active = now.memory - cycle.first.memory, now.active - cycle.first.active
+    return Growth(trend.bytes_per_step, trend.noise, active / max(grew, 1))
+
+
+def _is_another(growth: Growth, known: Growth) -> bool:
+    ratio = growth.bytes_per_step / known.bytes_per_step
+    moved = abs(growth.active - known.active)
+    return not 1 / OTHER_RATE <= ratio <= OTHER_RATE or moved > OTHER_SHARE
+
+
+def _is_seen(growth: Growth, cycle: Cycle, now: Observation) -> bool:
+    """Whether memory rose of late by half of what growth of an earlier cycle adds, or more."""
+    step, memory = cycle.recent[0]
+    expected = growth.bytes_per_step * (cycle.steps - step)
+    return now.memory - memory + Z * growth.noise >= expected / 2
+
+
+def _expected(ladder: Ladder, cycle: Cycle, now: Observation, rung: Rung) -> float:
+    """Bytes that a rung would give back now; one that was not tried: all that grew."""
+    share, grew = ladder.share(rung), now.memory - cycle.marks[rung].memory
+    expected = grew * (1.0 if share is None else share)
+    return min(expected, now.cache) if rung == "clear_cache" else expected
+
+
+def _steps_needed(ladder: Ladder, order: Sequence[Rung]) -> int:
+    """Steps until a remedy that works is found: each that was not tried takes one to be seen."""
+    for untried, rung in enumerate(order):
+        if ladder.share(rung) is not None:
+            return untried + 1
+    return max(len(order), 1)
+
+
+def _against_slowing(
+    ladder: Ladder,
+    cycle: Cycle,
+    now: Observation,
+    growth: Growth,
+    order: Sequence[Rung],
+    max_overhead: float,
+) -> Decision:
+    """A remedy where memory slows steps: every ``sqrt(2 c / (a g))`` steps, within the overhead."""
+    slowing = ladder.slowing or _slowing(cycle, now)
+    if slowing is None or slowing.cured is False or not order:
+        return Decision(None, ladder)
+    rung = order[0]
+    cost = ladder.seconds(rung)
+    interval = math.sqrt(2 * cost / (slowing.seconds_per_byte * growth.bytes_per_step))
+    too_dear = ladder.spent + cost > max_overhead * ladder.trained
+    waits = ladder.slowing is not None and slowing.cured is None
+    if cycle.steps < interval or too_dear or waits:
+        return Decision(None, ladder)
+    return Decision(rung, replace(ladder, growth=growth, slowing=slowing))
+
+
+def _slowing(cycle: Cycle, now: Observation) -> Slowing | None:
+    """How memory slows steps, where it plainly does."""
+    if cycle.fit.n < SLOW_STEPS:
+        return None
+    at_first, slope, explained = cycle.fit.line()
+    extra = slope * (now.memory - cycle.first.memory)
+    if explained < SLOW_R2 or at_first <= 0 or extra < SLOW_SHARE * at_first:
+        return None
+    return Slowing(slope, before=at_first + extra, at_first=at_first)
