@@ -46,7 +46,8 @@ class JsonLinesWriter:
     The file is locked (``flock``) while it is open. The lock ends with the process, however that
     ends, and a worker does not inherit it.
 
-    A file of an earlier run is read through :meth:`recover` before the first ``append``.
+    A file of an earlier run is read through :meth:`recover`, then cut by :meth:`cut_partial_line`,
+    before the first ``append``.
 
     Raises:
         MetricsLost: the file cannot be opened.
@@ -62,15 +63,15 @@ class JsonLinesWriter:
             raise MetricsLost(path, error) from error
 
     def recover(self, is_own: Callable[[Row, int], bool], begins: bytes) -> Iterator[Row]:
-        """Iterate over the rows in the file, then cut what a kill or a power cut left of one more.
+        """Iterate over the rows in the file, up to what a kill or a power cut left of one more.
 
         Arguments:
             is_own: whether a row, at this line number, is one that this lab wrote.
             begins: how each of its lines begins.
 
         Raises:
-            ConfigError: another line is not a row of this lab; the file stays as it is.
-            MetricsLost: the file cannot be read or written.
+            ConfigError: another line is not a row of this lab.
+            MetricsLost: the file cannot be read.
         """
         self._size = 0
         try:
@@ -84,6 +85,16 @@ class JsonLinesWriter:
                         break
                     self._size += len(line)
                     yield row
+        except OSError as error:
+            raise MetricsLost(self.path, error) from error
+
+    def cut_partial_line(self) -> None:
+        """Cut what lies behind the rows that :meth:`recover` has read.
+
+        Raises:
+            MetricsLost: the file cannot be written.
+        """
+        try:
             if os.fstat(self._fd).st_size > self._size:
                 os.ftruncate(self._fd, self._size)
         except OSError as error:
@@ -170,6 +181,8 @@ class RunFiles:
         for row in self._metrics.recover(_is_row_of_step, b'{"step": '):
             self._losses.append(_loss(row))
             times[1:] = [row.get("time")]
+        for file in (self._events, self._metrics):  # once both are known to be the lab's own
+            file.cut_partial_line()
         self.last_step = len(self._losses)
         self.last_time = max((float(t) for t in times if isinstance(t, int | float)), default=0.0)
 

@@ -99,11 +99,14 @@ WHOLE = {
 )
 def test_a_line_that_is_not_the_labs_is_named_and_stays(tmp_path, name, line, text):
     path = tmp_path / name
+    (other,) = (tmp_path / file for file in WHOLE if file != name)
     before = text.replace(b"{own}", WHOLE[name])
     path.write_bytes(before)
+    cut = WHOLE[other.name] + WHOLE[other.name][:9]
+    other.write_bytes(cut)
     with pytest.raises(ConfigError, match=rf"{name}, line {line}: is not a line that this lab"):
         RunFiles(tmp_path)
-    assert path.read_bytes() == before
+    assert (path.read_bytes(), other.read_bytes()) == (before, cut)
     path.write_bytes(WHOLE[name])
     RunFiles(tmp_path).close()  # the refusal has left no lock
 

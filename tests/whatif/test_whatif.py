@@ -283,7 +283,7 @@ def _short(folder: Path) -> None:
     ("damage", "words", "said"),
     [
         (_foreign, [], "is neither a run's nor a sweep's"),
-        (_other_version, [], "this lab reads version 1"),
+        (_other_version, [], "this lab reads version 1 and 2"),
         (_no_rows, [], "has no rows with its memory yet"),
         (_nonsense, [], "has no rows with its memory yet"),
         (_short, [], "has 19 rows between reloads, too few to tell: 20 are needed"),
