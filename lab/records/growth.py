@@ -192,7 +192,7 @@ class _Channel:
             self.rate, self._level = None, 0
 
     def _look(self, level: int, rise: _Rise | None, least: float) -> None:
-        """Take the rate from blocks as long as ``_SMOOTH`` where they show one, else from others."""
+        """Take the rate from blocks of up to ``_SMOOTH`` where they show one, else from longer."""
         if rise is None or not self._is_growth(rise, least):
             self._level = max(0, level - 1)
             return
