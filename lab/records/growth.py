@@ -180,7 +180,8 @@ class _Channel:
         least = max(self._least, self._share * memory)
         for level, stream in enumerate(self._streams):
             stream.add(step, value)
-            if stream.is_certain and level >= self._level:
+            longest = _LENGTHS if self.rate is None else max(_SMOOTH, self._level)
+            if stream.is_certain and self._level <= level <= longest:
                 self._look(level, stream.rise(), least)
             if steps >> level & 1:  # the first of two that make a block of twice this length
                 self._halves[level] = value
@@ -191,12 +192,12 @@ class _Channel:
             self.rate, self._level = None, 0
 
     def _look(self, level: int, rise: _Rise | None, least: float) -> None:
-        """Take the rate from the longest blocks that show one, up to ``_SMOOTH``."""
+        """Take the rate from blocks of up to ``_SMOOTH`` where they show one, else from longer."""
         if rise is None or not self._is_growth(rise, least):
             self._level = max(0, level - 1)
             return
         self.since = rise.since if self.rate is None else min(self.since, rise.since)
-        self.rate, self._level = rise.rate, min(level, _SMOOTH)
+        self.rate, self._level = rise.rate, level
         self._until = self._steps + max(_PATIENCE, 4 << level)
 
     def _is_growth(self, rise: _Rise, least: float) -> bool:

@@ -20,7 +20,8 @@ from tests.runs import QUICK, Run, start
 ROW_KEYS = """
     step time loss tokens learning_rate grad_norm step_seconds tokens_per_second
     data/padded_fraction memory/active_gb memory/cache_gb memory/peak_gb memory/process_gb
-    memory/available_gb memory/swap_gb memory/slope_mb_per_step reload/count reload/generation
+    memory/available_gb memory/swap_gb memory/slope_mb_per_step memory/trend_mb_per_step
+    reload/count reload/generation
 """.split()
 
 
@@ -99,7 +100,7 @@ def test_a_reload_tells_what_it_did(tmp_path: Path, method: str) -> None:
     run = start(tmp_path / "run", "reload.interval_steps=3", f"reload.method={method}")
     [reload] = run.events("reload")
     assert (reload["step"], reload["reason"], reload["method"]) == (3, "interval", method)
-    figures = {key for key in ROW_KEYS if key.startswith("memory/") and "slope" not in key}
+    figures = {key for key in ROW_KEYS if key.startswith("memory/") and key.endswith("_gb")}
     assert reload["before"] == {key: run.rows[2][key] for key in figures}
     assert reload["after"] == {key: run.rows[3][key] for key in figures}
     assert reload["seconds"].keys() == {"save", "drop", "load", "first_step"}
