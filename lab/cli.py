@@ -37,6 +37,9 @@ def main() -> int:
         "folders", type=Path, nargs="+", metavar="folder", help="of a run, a sweep, or many of them"
     )
     compare.add_argument("--csv", action="store_true", help="compare.csv, not compare.parquet")
+    explain = commands.add_parser("explain", help="what grows, who holds it, what gives it back")
+    explain.add_argument("folder", type=Path, help="of a run, or of a sweep")
+    explain.add_argument("--json", action="store_true", help="as a program reads it")
     plot = commands.add_parser("plot", help="draw memory.png again, of a live run too")
     plot.add_argument("run_dir", type=Path)
     sync = commands.add_parser("sync", help="make W&B runs again from the files, and send them")
@@ -60,6 +63,8 @@ def main() -> int:
                 from lab.compare.command import compare_runs
 
                 return compare_runs(arguments.folders, as_csv=arguments.csv)
+            case "explain":
+                return _explain(arguments.folder, as_json=arguments.json)
             case "plot":
                 return _plot(arguments.run_dir)
             case _:
@@ -92,6 +97,15 @@ def _reproduce(run_dir: Path) -> int:
     from lab.reproduce.reproduce import reproduce
 
     return reproduce(run_dir)
+
+
+def _explain(folder: Path, *, as_json: bool) -> int:
+    from lab.compare.find import find_runs
+    from lab.explain.command import explain_one, explain_sweep
+
+    if (folder / "sweep.json").is_file():
+        return explain_sweep([found.folder for found in find_runs([folder]).locations], as_json)
+    return explain_one(folder, as_json)
 
 
 def _plot(run_dir: Path) -> int:

@@ -207,6 +207,35 @@ def trim_heap() -> None:
         trim(0)
 
 
+class _Mallinfo2(ctypes.Structure):
+    """``struct mallinfo2`` of <malloc.h>, all arenas together."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in (
+            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
+            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
+        )
+    ]
+
+
+@functools.cache
+def _mallinfo2() -> Callable[[], _Mallinfo2] | None:
+    found = getattr(ctypes.CDLL(None), "mallinfo2", None)  # glibc from 2.33; musl has none
+    if found is not None:
+        found.restype = _Mallinfo2
+    return found
+
+
+def heap_bytes() -> tuple[int, int] | None:
+    """Bytes of the C heap in use, and free but not given back to the system; None if unknown."""
+    read = _mallinfo2()
+    if read is None:
+        return None
+    info = read()
+    return info.uordblks + info.hblkhd, info.fordblks
+
+
 # --- The disk, and sleep ------------------------------------------------------------------------
 
 

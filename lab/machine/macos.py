@@ -136,6 +136,33 @@ def available_and_swap_bytes() -> tuple[int | None, int | None]:
     return _or_none(available_bytes), _or_none(swap_bytes)
 
 
+class _MallocStatistics(ctypes.Structure):
+    """``malloc_statistics_t`` of <malloc/malloc.h>."""
+
+    _fields_ = [
+        ("blocks_in_use", ctypes.c_uint),
+        ("size_in_use", ctypes.c_size_t),
+        ("max_size_in_use", ctypes.c_size_t),
+        ("size_allocated", ctypes.c_size_t),
+    ]
+
+
+def heap_bytes() -> tuple[int, int] | None:
+    """Bytes of all malloc zones in use, and free but not given back; None if unknown.
+
+    ``malloc_zone_statistics(NULL, ...)`` adds up every zone, as <malloc/malloc.h> documents; what
+    is allocated beyond what is in use is free.
+    """
+    found = _MallocStatistics()
+
+    def read() -> None:
+        ctypes.CDLL(LIBSYSTEM).malloc_zone_statistics(None, ctypes.byref(found))
+
+    if _or_none(lambda: (read(), True)[1]) is None:
+        return None
+    return found.size_in_use, max(found.size_allocated - found.size_in_use, 0)
+
+
 def trim_heap() -> None:
     """Do nothing: macOS reclaims freed heap itself."""
 

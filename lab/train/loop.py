@@ -8,8 +8,9 @@ from typing import Any
 
 import mlx.core as mx
 
-from lab.config.units import GB
+from lab.config.units import GB, MB
 from lab.data.batches import Batch
+from lab.explain.explainer import Explainer
 from lab.protocol import Outcome, RecordKind
 from lab.records.rows import metric_gb
 from lab.records.slope import median
@@ -23,8 +24,15 @@ from lab.train.session import Session, SessionTimes, TrainingContext
 class Loop:
     """Trains one session at a time, until the run ends or the session must be replaced."""
 
-    def __init__(self, context: TrainingContext, channel: Channel, reporter: Reporter) -> None:
+    def __init__(
+        self,
+        context: TrainingContext,
+        channel: Channel,
+        reporter: Reporter,
+        explainer: Explainer | None = None,
+    ) -> None:
         self._context, self._channel, self._reporter = context, channel, reporter
+        self._explainer = explainer
         self._config = context.config
         self._triggers = reload_policy.active_triggers(self._config.reload)
 
@@ -64,6 +72,8 @@ class Loop:
         reading, slope = self._reporter.step_row(row, session.slope, reloads=progress.reloads)
         self._report_reload(session, reading, seconds)
         session.step_seconds.append(seconds)
+        if self._explainer is not None:
+            self._explainer.after_step(session, step, reading, growing=_grows(slope))
         self._clear_cache(step, reading)
         if self._reporter.has_diverged(step, loss, grad_norm):
             return Outcome.NONFINITE
@@ -178,6 +188,11 @@ class Loop:
     def _validates(self, step: int) -> bool:
         every = self._config.train.val_interval_steps
         return every > 0 and (step % every == 0 or step == self._config.train.steps)
+
+
+def _grows(slope: float | None) -> bool:
+    """Whether memory is certain to grow: by the slope in bytes a step, once it is known."""
+    return slope is not None and slope > MB / 20
 
 
 def _save_and_drop(pending: PendingReload, times: SessionTimes) -> dict[str, float]:

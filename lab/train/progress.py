@@ -40,6 +40,7 @@ class Progress:
         empty: samples seen that had no completion token left.
         policy: state of the reload policy.
         pending: a reload whose first step is still to come.
+        censuses: taken by the explainer so far.
     """
 
     step: int = 0
@@ -48,6 +49,7 @@ class Progress:
     empty: int = 0
     policy: PolicyState = field(default_factory=PolicyState)
     pending: PendingReload | None = None
+    censuses: int = 0
 
     def state_dict(self) -> dict[str, Any]:
         return asdict(self)
