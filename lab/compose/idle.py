@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from lab.config.keys import Config
+from lab.faults.truth import TRUTHS
 from lab.records.slope import WARM_UP_STEPS
 
 
@@ -37,7 +38,7 @@ def idle_settings(config: Config, given: Collection[str]) -> list[str]:
     if config.trainer == "mlx_lm":
         idle |= dict.fromkeys(_UNKNOWN_TO_MLX_LM, "trainer=mlx_lm")
     warnings = [f"{key} does nothing with {cause}" for key, cause in idle.items() if key in given]
-    return warnings + _leak_never_seen(config)
+    return warnings + _leak_never_seen(config) + _faults_never_seen(config)
 
 
 _UNKNOWN_TO_MLX_LM = (
@@ -70,3 +71,27 @@ def _leak_never_seen(config: Config) -> list[str]:
     leak, interval = reload.leak_threshold_mb, reload.interval_steps
     known = f"the slope is known {needed} steps after a reload, reload.interval_steps={interval}"
     return [f"reload.leak_threshold_mb={leak:g} cannot fire: {known} comes before"]
+
+
+def _faults_never_seen(config: Config) -> list[str]:
+    """Growth modes that never act in this run, and those that its triggers cannot see."""
+    reload, train, warnings = config.reload, config.train, []
+    modes = {name: growth for name in TRUTHS if (growth := getattr(config.fault, name))}
+    for name, growth in modes.items():
+        start = growth.start_step
+        if start > train.steps:
+            warnings.append(
+                f"fault.{name}.start_step={start} is never reached: train.steps={train.steps}"
+            )
+    if "validation_graph" in modes and not train.val_interval_steps:
+        warnings.append("fault.validation_graph never acts with train.val_interval_steps=0")
+    by_threshold = reload.policy in ("threshold", "interval_or_threshold")
+    looks = (by_threshold and reload.memory_threshold_gb) or reload.leak_threshold_mb
+    unseen = [f"fault.{name}" for name in modes if reload.metric not in TRUTHS[name].seen_by]
+    if unseen and looks and reload.policy != "none":
+        names, verb = ", ".join(unseen), "grows" if len(unseen) == 1 else "grow"
+        warnings.append(
+            f"{names} {verb} outside what reload.metric={reload.metric} counts, so no threshold "
+            "sees it; reload.metric=process does"
+        )
+    return warnings

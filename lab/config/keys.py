@@ -9,7 +9,7 @@ values are plain scalars, and groups choose from the registries of this package.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Self
 
@@ -160,10 +160,37 @@ class Crash:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Growth:
+    """Memory that grows on purpose: how fast, and from which step on."""
+
+    mb_per_step: float = setting(1.0, at_least=0.01, at_most=10, unit="MB a step")
+    start_step: int = setting(1, at_least=1, unit="steps")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Fault:
-    """Faults injected on purpose, to test that a run survives them; any number of them."""
+    """Faults injected on purpose, any number of them: a crash, and ways in which memory grows.
+
+    The latter are in ``lab/faults``, one file each.
+    """
 
     crash: Crash | None = setting(None)
+    lazy_loss: Growth | None = setting(None)
+    lazy_metric: Growth | None = setting(None)
+    trainer_list: Growth | None = setting(None)
+    module_list: Growth | None = setting(None)
+    closure: Growth | None = setting(None)
+    exceptions: Growth | None = setting(None)
+    cycles: Growth | None = setting(None)
+    ema: Growth | None = setting(None)
+    prefetch: Growth | None = setting(None)
+    ragged_cache: Growth | None = setting(None)
+    compile_shapes: Growth | None = setting(None)
+    compile_constant: Growth | None = setting(None)
+    token_memo: Growth | None = setting(None)
+    streams: Growth | None = setting(None)
+    fragmentation: Growth | None = setting(None)
+    validation_graph: Growth | None = setting(None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -311,7 +338,24 @@ def _schedule_fits(config: Config) -> None:
         )
 
 
-RULES = (_one_model_source, _data_has_source, _adapter_fits, _dropout_twice, _schedule_fits)
+def _growth_has_a_loop(config: Config) -> None:
+    growing = [f.name for f in fields(Fault) if isinstance(getattr(config.fault, f.name), Growth)]
+    if growing and config.trainer == "mlx_lm":
+        raise ConfigError(
+            "trainer",
+            "mlx_lm",
+            f"is mlx-lm's own loop, in which fault.{growing[0]} cannot act; choose trainer=lab",
+        )
+
+
+RULES = (
+    _one_model_source,
+    _data_has_source,
+    _adapter_fits,
+    _dropout_twice,
+    _schedule_fits,
+    _growth_has_a_loop,
+)
 
 
 def dump(config: Config) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -11,6 +12,7 @@ import mlx.core as mx
 from lab.config.units import GB, MB
 from lab.data.batches import Batch
 from lab.explain.explainer import Explainer
+from lab.faults.fault import Moment
 from lab.protocol import Outcome, RecordKind
 from lab.records.rows import metric_gb
 from lab.records.slope import median
@@ -35,6 +37,7 @@ class Loop:
         self._explainer = explainer
         self._config = context.config
         self._triggers = reload_policy.active_triggers(self._config.reload)
+        self._armed: set[str] = set()  # names of faults
 
     def run(self, session: Session) -> Outcome:
         """Step until the run ends, is stopped, or needs a new session."""
@@ -67,8 +70,9 @@ class Loop:
     ) -> Outcome | None:
         progress, step = session.progress, session.progress.step
         row = _step_row(session, batches, loss, grad_norm, seconds)
-        if self._validates(step):
+        if validates := self._validates(step):
             row["val_loss"] = session.evaluate(self._context.validation)
+        self._grow_on_purpose(session, batches, validates=validates)
         reading, slope = self._reporter.step_row(row, session.slope, reloads=progress.reloads)
         self._report_reload(session, reading, seconds)
         session.step_seconds.append(seconds)
@@ -178,6 +182,24 @@ class Loop:
                 threshold_gb=self._config.reload.memory_threshold_gb,
                 next_look=progress.policy.next_look,
             )
+
+    def _grow_on_purpose(self, session: Session, batches: list[Batch], *, validates: bool) -> None:
+        """Let the run's growth modes act; an event the first time that one does in this worker."""
+        if not session.faults:
+            return
+        moment = Moment(
+            step=session.progress.step,
+            model=session.model,
+            optimizer=session.optimizer,
+            batches=batches,
+            validation=self._context.validation if validates else (),
+            data=self._context.data.train,
+        )
+        for fault in session.faults:
+            if fault.after_step(moment) and fault.name not in self._armed:
+                self._armed.add(fault.name)
+                growth = dataclasses.asdict(fault.growth)
+                self._channel.event("fault_armed", moment.step, fault=fault.name, **growth)
 
     def _clear_cache(self, step: int, reading: memory.Reading) -> None:
         every = self._config.memory.cache_clear_interval

@@ -19,6 +19,7 @@ import mlx.optimizers as optim
 from lab.config.keys import Config
 from lab.data.batches import Batch
 from lab.data.dataset import OpenData
+from lab.faults.fault import build_faults
 from lab.records.slope import SlopeWindow
 from lab.train import checkpoint, deterministic, memory, optimizers, stateful, step
 from lab.train.checkpoint import Arrays, CheckpointError, Snapshot
@@ -66,6 +67,7 @@ class Session:
     Attributes:
         parts: all that a step changes, by name; what a checkpoint holds.
         slope, step_seconds: of this session's steps only; a reload starts them anew.
+        faults: growth modes put into the run on purpose; what they hold is dropped with them.
         train_step, evaluate: built for this session, since a compiled step holds its arrays.
     """
 
@@ -86,6 +88,7 @@ class Session:
             self._restore(snapshot)
         self.slope = SlopeWindow(config.reload.window_steps)
         self.step_seconds: deque[float] = deque(maxlen=32)
+        self.faults = build_faults(config.fault)
         if config.train.deterministic and mx.default_device().type == mx.gpu:
             deterministic.make_embedding_gradients_deterministic(self.model)
         if config.train.grad_checkpoint:
