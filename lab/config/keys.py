@@ -15,7 +15,9 @@ from typing import Self
 
 from lab.config.schema import ConfigError, from_dict, setting, to_dict
 
-CONFIG_VERSION = 1
+CONFIG_VERSION = 2
+"""Of a new config. In version 1 the leak trigger goes by the slope alone; it keeps its version."""
+READABLE_VERSIONS = (1, CONFIG_VERSION)
 
 TIERS = ("compact", "small", "medium", "large", "xlarge")
 
@@ -275,8 +277,9 @@ class Config:
 
 
 def _check_version(version: object) -> None:
-    if version != CONFIG_VERSION:
-        raise ConfigError("version", version, f"this lab reads version {CONFIG_VERSION}")
+    if version not in READABLE_VERSIONS:
+        readable = " and ".join(map(str, READABLE_VERSIONS))
+        raise ConfigError("version", version, f"this lab reads version {readable}")
 
 
 def _one_model_source(config: Config) -> None:

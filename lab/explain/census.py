@@ -29,8 +29,7 @@ class Counts:
     Attributes:
         arrays: number of arrays by shape and type.
         types: number of Python objects by the full name of their type.
-        heap_used, heap_free: bytes of the C heap in use, and free but not given back; None where
-            the system does not say.
+        heap: bytes that the C heap took from the system; None where that is not known.
         traces: of each compiled function, by name and calling line.
         streams: made so far, by calling line.
     """
@@ -38,8 +37,7 @@ class Counts:
     step: int
     arrays: dict[Group, int]
     types: dict[str, int]
-    heap_used: int | None
-    heap_free: int | None
+    heap: int | None
     traces: dict[tuple[str, str], int]
     streams: dict[str, int]
 
@@ -50,14 +48,12 @@ def count(step: int, calls: Calls | None, objects: list[Any]) -> Counts:
     Arguments:
         objects: ``gc.get_objects()``.
     """
-    heap = process.heap_bytes()
     by_type = Counter(map(type, objects))
     return Counts(
         step=step,
         arrays=Counter(group_of(item) for item in objects if type(item) is mx.array),
         types={type_name(kind): number for kind, number in by_type.items()},
-        heap_used=None if heap is None else heap[0],
-        heap_free=None if heap is None else heap[1],
+        heap=process.heap_taken_bytes(),
         traces={} if calls is None else {k: t.traces for k, t in calls.traced.items()},
         streams={} if calls is None else dict(calls.streams),
     )

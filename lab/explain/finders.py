@@ -94,11 +94,9 @@ def _heap_rate(
     before: Counts, now: Counts, steps: int, slopes: Slopes, *, in_heap: bool
 ) -> float | None:
     """Growth of the C heap beyond MLX's own, free parts that were not given back included."""
-    figures = (before.heap_used, before.heap_free, now.heap_used, now.heap_free)
-    if any(figure is None for figure in figures):
+    if before.heap is None or now.heap is None:
         return None
-    used, free, used_now, free_now = (figure or 0 for figure in figures)
-    rate = (used_now + free_now - used - free) / steps
+    rate = (now.heap - before.heap) / steps
     return rate - (slopes.active + slopes.cache if in_heap else 0.0)
 
 

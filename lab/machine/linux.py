@@ -207,33 +207,44 @@ def trim_heap() -> None:
         trim(0)
 
 
-class _Mallinfo2(ctypes.Structure):
-    """``struct mallinfo2`` of <malloc.h>, all arenas together."""
+class _HeapInfo(ctypes.Structure):
+    """glibc's ``struct mallinfo2``."""
 
-    _fields_ = [
+    _fields_ = tuple(
         (name, ctypes.c_size_t)
-        for name in (
-            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
-            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
-        )
-    ]
+        for name in "arena ordblks smblks hblks hblkhd usmblks fsmblks in_use free keepcost".split()
+    )
 
 
 @functools.cache
-def _mallinfo2() -> Callable[[], _Mallinfo2] | None:
-    found = getattr(ctypes.CDLL(None), "mallinfo2", None)  # glibc from 2.33; musl has none
-    if found is not None:
-        found.restype = _Mallinfo2
-    return found
+def _malloc_info() -> Callable[[], _HeapInfo] | None:
+    call = getattr(ctypes.CDLL(None), "mallinfo2", None)  # glibc from 2.33 has it
+    if call is not None:
+        call.restype, call.argtypes = _HeapInfo, ()
+    return call
 
 
-def heap_bytes() -> tuple[int, int] | None:
-    """Bytes of the C heap in use, and free but not given back to the system; None if unknown."""
-    read = _mallinfo2()
-    if read is None:
+def heap_bytes() -> int | None:
+    """What the C heap has given out and not got back; None where it does not say.
+
+    What it keeps for later is not in it, so it is the same after each step, whereas the process's
+    memory is not. The call looks at every free piece: some tens of microseconds, milliseconds where
+    the heap is in many pieces.
+    """
+    call = _malloc_info()
+    if call is None:
         return None
-    info = read()
-    return info.uordblks + info.hblkhd, info.fordblks
+    info = call()
+    return info.in_use + info.hblkhd
+
+
+def heap_taken_bytes() -> int | None:
+    """What the C heap has taken from the system, free pieces that it keeps included, or None."""
+    call = _malloc_info()
+    if call is None:
+        return None
+    info = call()
+    return info.in_use + info.hblkhd + info.free
 
 
 # --- The disk, and sleep ------------------------------------------------------------------------

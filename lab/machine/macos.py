@@ -147,24 +147,26 @@ class _MallocStatistics(ctypes.Structure):
     ]
 
 
-def heap_bytes() -> tuple[int, int] | None:
-    """Bytes of all malloc zones in use, and free but not given back; None if unknown.
+def heap_taken_bytes() -> int | None:
+    """What all malloc zones have taken from the system, free pieces included; None if unknown.
 
-    ``malloc_zone_statistics(NULL, ...)`` adds up every zone, as <malloc/malloc.h> documents; what
-    is allocated beyond what is in use is free.
+    ``malloc_zone_statistics(NULL, ...)`` adds up every zone, as <malloc/malloc.h> documents.
     """
     found = _MallocStatistics()
 
-    def read() -> None:
+    def read() -> int:
         ctypes.CDLL(LIBSYSTEM).malloc_zone_statistics(None, ctypes.byref(found))
+        return found.size_allocated
 
-    if _or_none(lambda: (read(), True)[1]) is None:
-        return None
-    return found.size_in_use, max(found.size_allocated - found.size_in_use, 0)
+    return _or_none(read)
 
 
 def trim_heap() -> None:
     """Do nothing: macOS reclaims freed heap itself."""
+
+
+def heap_bytes() -> None:
+    """None: what macOS says of it (``malloc_zone_statistics``) has not been tried."""
 
 
 # --- The disk, and sleep ------------------------------------------------------------------------

@@ -16,6 +16,7 @@ MEMORY_KEYS = (
     "memory/available_gb",
     "memory/swap_gb",
     "memory/slope_mb_per_step",
+    "memory/trend_mb_per_step",
 )
 
 METRIC_KEYS = (

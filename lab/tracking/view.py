@@ -21,6 +21,7 @@ SECTIONS = {
         "memory/cache_gb",
         "memory/peak_gb",
         "memory/slope_mb_per_step",
+        "memory/trend_mb_per_step",
     ),
     "Loss": ("loss", "val_loss", "grad_norm", "learning_rate"),
     "Reloads": ("reload/count", "reload/before_gb", "reload/after_gb"),

@@ -9,11 +9,12 @@ from typing import Any
 
 import mlx.core as mx
 
-from lab.config.units import GB, MB
+from lab.config.units import GB
 from lab.data.batches import Batch
 from lab.explain.explainer import Explainer
 from lab.faults.fault import Moment
 from lab.protocol import Outcome, RecordKind
+from lab.records.growth import Trend
 from lab.records.rows import metric_gb
 from lab.records.slope import median
 from lab.train import adapters, memory, optimizers, reload_policy
@@ -73,23 +74,26 @@ class Loop:
         if validates := self._validates(step):
             row["val_loss"] = session.evaluate(self._context.validation)
         self._grow_on_purpose(session, batches, validates=validates)
-        reading, slope = self._reporter.step_row(row, session.slope, reloads=progress.reloads)
+        reading, slope, trend = self._reporter.step_row(
+            row, session.slope, session.growth, reloads=progress.reloads
+        )
         self._report_reload(session, reading, seconds)
         session.step_seconds.append(seconds)
         if self._explainer is not None:
-            self._explainer.after_step(session, step, reading, growing=_grows(slope))
+            since = trend.since if trend else 0
+            self._explainer.after_step(session, step, reading, trend is not None, since)
         self._clear_cache(step, reading)
         if self._reporter.has_diverged(step, loss, grad_norm):
             return Outcome.NONFINITE
-        return self._save_or_leave(session, reading, slope)
+        return self._save_or_leave(session, reading, slope, trend)
 
     def _save_or_leave(
-        self, session: Session, reading: memory.Reading, slope: float | None
+        self, session: Session, reading: memory.Reading, slope: float | None, trend: Trend | None
     ) -> Outcome | None:
         """Save a checkpoint where one is due; the outcome where the session ends with this step."""
         progress, step = session.progress, session.progress.step
         stopping, last = self._channel.stopping, step == self._config.train.steps
-        reason = None if stopping else self._reload_reason(session, reading, slope)
+        reason = None if stopping else self._reload_reason(session, reading, slope, trend)
         method = self._config.reload.method
         if self._channel.over_budget and not (stopping or last):
             reason, method = "budget", "process"
@@ -119,7 +123,7 @@ class Loop:
         return Outcome.RELOAD if reason else None
 
     def _reload_reason(
-        self, session: Session, reading: memory.Reading, slope: float | None
+        self, session: Session, reading: memory.Reading, slope: float | None, trend: Trend | None
     ) -> reload_policy.Reason | None:
         reason = reload_policy.reload_reason(
             self._triggers,
@@ -128,6 +132,7 @@ class Loop:
             last_step=self._config.train.steps,
             memory=reading.metric(self._config.reload.metric),
             slope=slope,
+            grows=reload_policy.growth_counts(self._config, trend),
         )
         if reason is None or self._config.checkpoint.enabled:
             return reason
@@ -210,11 +215,6 @@ class Loop:
     def _validates(self, step: int) -> bool:
         every = self._config.train.val_interval_steps
         return every > 0 and (step % every == 0 or step == self._config.train.steps)
-
-
-def _grows(slope: float | None) -> bool:
-    """Whether memory is certain to grow: by the slope in bytes a step, once it is known."""
-    return slope is not None and slope > MB / 20
 
 
 def _save_and_drop(pending: PendingReload, times: SessionTimes) -> dict[str, float]:

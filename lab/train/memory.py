@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +14,9 @@ import mlx.core as mx
 from lab.config.keys import Memory
 from lab.config.units import GB
 from lab.machine import process
+from lab.records.growth import GrowthTest
+
+_LEAST_OBJECT = 32  # bytes of an int or a float, which Python takes from pools of its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +62,41 @@ def read() -> Reading:
     )
     mx.reset_peak_memory()
     return reading
+
+
+class HeapReader:
+    """Reads what the process's heap holds beside MLX's arrays, as often as its cost allows."""
+
+    def __init__(self) -> None:
+        self._not_before = 0.0
+
+    def read(self, reading: Reading, *, share: float = 1 / 300) -> int | None:
+        """Bytes in use, of Python's own small objects at least 32 each; None where not read.
+
+        Arguments:
+            reading: of the same moment.
+            share: of the time, which is the most to be spent here.
+        """
+        began = time.perf_counter()
+        if began < self._not_before:
+            return None
+        heap = process.heap_bytes()
+        if heap is not None:
+            heap += _LEAST_OBJECT * sys.getallocatedblocks()
+            if mx.default_device().type == mx.cpu:
+                heap -= reading.active + reading.cache
+        self._not_before = began + (time.perf_counter() - began) / share
+        return heap
+
+
+def growth_test(memory: Memory) -> GrowthTest:
+    """A test for growth, told what bounds MLX's cache and whether the process holds its arrays."""
+    on_cuda = mx.default_device().type == mx.gpu and not mx.metal.is_available()
+    return GrowthTest(
+        cache_clear_interval=memory.cache_clear_interval,
+        cache_limit=memory.cache_limit_gb * GB,
+        arrays_in_process=not on_cuda,
+    )
 
 
 def set_limits(memory: Memory) -> None:

@@ -10,8 +10,9 @@ import mlx.core as mx
 
 from lab.config.keys import Config
 from lab.protocol import Outcome
+from lab.records.growth import Trend
 from lab.records.slope import SlopeWindow
-from lab.train import reload_policy
+from lab.train import memory, reload_policy
 from lab.train.channel import Channel
 from lab.train.mlx_lm_data import num_loss_tokens
 from lab.train.progress import Progress
@@ -40,6 +41,7 @@ class StepCallback:
         self._progress = progress
         self._triggers = reload_policy.active_triggers(config.reload)
         self._slope = SlopeWindow(config.reload.window_steps)
+        self._growth = memory.growth_test(config.memory)
         self.step_ended, self.is_saving = 0.0, False
         self._begin_step()
 
@@ -75,11 +77,11 @@ class StepCallback:
         }
         if self._val_loss is not None:
             row["val_loss"] = self._val_loss
-        reading, slope = self._reporter.step_row(row, self._slope, reloads=0)
+        reading, slope, trend = self._reporter.step_row(row, self._slope, self._growth, reloads=0)
         self._channel.flush()
         if self._reporter.has_diverged(step, info["train_loss"], None):
             raise StopTraining(Outcome.NONFINITE)
-        self._skip_reload(step, reading.metric(self._config.reload.metric), slope)
+        self._skip_reload(step, reading.metric(self._config.reload.metric), slope, trend)
         if self._channel.stopping and step < self._config.train.steps:
             text = f"{NO_STATE}: a resumed run begins again at step 1"
             self._reporter.warn_once("resume", text)
@@ -127,7 +129,9 @@ class StepCallback:
             for_reload=False,
         )
 
-    def _skip_reload(self, step: int, metric: int | None, slope: float | None) -> None:
+    def _skip_reload(
+        self, step: int, metric: int | None, slope: float | None, trend: Trend | None
+    ) -> None:
         reason = reload_policy.reload_reason(
             self._triggers,
             PolicyState(),
@@ -135,6 +139,7 @@ class StepCallback:
             last_step=self._config.train.steps,
             memory=metric,
             slope=slope,
+            grows=reload_policy.growth_counts(self._config, trend),
         )
         if reason is not None:
             self._reporter.skip_reload(step, reason, NO_STATE)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from lab.config.keys import Reload
+from lab.config.keys import Config, Reload
 from lab.config.units import GB, MB
+from lab.records.growth import Trend
 
 Trigger = Literal["interval", "threshold", "leak"]
 Reason = Literal[Trigger, "budget"]  # budget: asked for by the supervisor
@@ -27,7 +28,7 @@ class Triggers:
     Attributes:
         interval: reload when the step is a multiple of it.
         threshold: reload above it, in bytes of the chosen metric.
-        leak: reload when the slope is above it, in bytes per step.
+        leak: reload when the slope is above it, in bytes per step, and growth is certain.
     """
 
     interval: int = 0
@@ -58,6 +59,14 @@ def active_triggers(config: Reload) -> Triggers:
     )
 
 
+def growth_counts(config: Config, trend: Trend | None) -> bool:
+    """Whether a slope may count as a leak: growth is certain.
+
+    A config of version 1 goes by the slope alone, as it did when it was saved.
+    """
+    return trend is not None or config.version == 1
+
+
 def reload_reason(
     triggers: Triggers,
     state: PolicyState,
@@ -66,6 +75,7 @@ def reload_reason(
     last_step: int,
     memory: int | None,
     slope: float | None,
+    grows: bool = True,
 ) -> Trigger | None:
     """Why to reload after this step, or None; any one trigger is enough.
 
@@ -74,6 +84,7 @@ def reload_reason(
         last_step: the run's last step, after which there is nothing to reload for.
         memory: the chosen metric after this step, in bytes; None, not read, decides nothing.
         slope: its robust slope in bytes per step; None while it is not known.
+        grows: growth is certain, which the leak trigger asks for beside the slope.
     """
     if step >= last_step:
         return None
@@ -82,7 +93,7 @@ def reload_reason(
     looks = triggers.threshold and step >= state.next_look
     if looks and memory is not None and memory > triggers.threshold:
         return "threshold"
-    if triggers.leak and slope is not None and slope > triggers.leak:
+    if triggers.leak and grows and slope is not None and slope > triggers.leak:
         return "leak"
     return None
 

@@ -11,6 +11,7 @@ from typing import Any
 from lab.config.keys import Config
 from lab.config.units import MB
 from lab.protocol import RecordKind
+from lab.records.growth import GrowthTest, Trend
 from lab.records.slope import SlopeWindow
 from lab.train import checkpoint, memory, reload_policy
 from lab.train.channel import Channel
@@ -39,23 +40,31 @@ class Reporter:
         self._config, self._channel = config, channel
         self._generation, self._clock = generation, clock
         self._warned_of: set[str] = set()
+        self._heap = memory.HeapReader()
 
     def step_row(
-        self, row: Mapping[str, Any], window: SlopeWindow, *, reloads: int
-    ) -> tuple[memory.Reading, float | None]:
+        self, row: Mapping[str, Any], window: SlopeWindow, growth: GrowthTest, *, reloads: int
+    ) -> tuple[memory.Reading, float | None, Trend | None]:
         """Read memory and hold the row of a step, which is sent with the next record.
 
         Arguments:
-            row: the step's own keys: loss, tokens, seconds.
-            window: the reading is added to it.
+            row: the step's own keys: step, loss, tokens, seconds.
+            window, growth: the reading is added to them.
             reloads: number of reloads before this step.
 
         Returns:
-            The reading, and the slope of the chosen metric in bytes per step; None if not yet
-            known.
+            The reading; the slope of the chosen metric in bytes per step, None if not yet known;
+            and growth, None if it is not certain.
         """
         reading = memory.read()
         slope = window.add(reading.metric(self._config.reload.metric))
+        trend = growth.add(
+            row["step"],
+            active=reading.active,
+            cache=reading.cache,
+            process=reading.process,
+            heap=self._heap.read(reading),
+        )
         self._channel.hold(
             RecordKind.ROW,
             **row,
@@ -63,12 +72,14 @@ class Reporter:
             **{
                 "time": self._clock(),
                 "memory/slope_mb_per_step": None if slope is None else slope / MB,
+                "memory/trend_mb_per_step": None if trend is None else trend.bytes_per_step / MB,
                 "reload/count": reloads,
                 "reload/generation": self._generation,
             },
         )
-        self._warn_of_leak(slope)
-        return reading, slope
+        if reload_policy.growth_counts(self._config, trend):
+            self._warn_of_leak(slope)
+        return reading, slope, trend
 
     def has_diverged(self, step: int, loss: float, grad_norm: float | None) -> bool:
         """Send a ``nonfinite`` event where it applies; whether the run must stop for it."""

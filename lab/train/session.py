@@ -66,7 +66,7 @@ class Session:
 
     Attributes:
         parts: all that a step changes, by name; what a checkpoint holds.
-        slope, step_seconds: of this session's steps only; a reload starts them anew.
+        slope, growth, step_seconds: of this session's steps only; a reload starts them anew.
         faults: growth modes put into the run on purpose; what they hold is dropped with them.
         train_step, evaluate: built for this session, since a compiled step holds its arrays.
     """
@@ -87,6 +87,7 @@ class Session:
         if snapshot is not None:
             self._restore(snapshot)
         self.slope = SlopeWindow(config.reload.window_steps)
+        self.growth = memory.growth_test(config.memory)
         self.step_seconds: deque[float] = deque(maxlen=32)
         self.faults = build_faults(config.fault)
         if config.train.deterministic and mx.default_device().type == mx.gpu:

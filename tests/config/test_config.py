@@ -84,7 +84,7 @@ pytestmark = pytest.mark.usefixtures("hydra_here")
         ("train.steps.x=3", "single value"),
         ("modell=tiny", "did you mean model?"),
         ("+secret=1", "is not a key"),
-        ("version=2", "is not a key"),
+        ("version=1", "is not a key"),
         ("~model", "cannot be left out"),
         ("~train.steps", "cannot be left out"),
         ("seed=${nothing.here}", "not found"),
@@ -156,6 +156,15 @@ with initialize_config_dir(str(CONF), version_base="1.3"):
     BASE = config()
 
 
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_saved_config_keeps_its_version(tmp_path: Path, version: int) -> None:
+    saved = tmp_path / "config.yaml"
+    saved.write_text(yaml.safe_dump(to_dict(BASE) | {"version": version}))
+    loaded = Config.load(saved)
+    assert loaded.version == version
+    assert yaml.safe_load(dump(loaded))["version"] == version
+
+
 @pytest.mark.parametrize(
     ("line", "says"),
     [
@@ -163,7 +172,7 @@ with initialize_config_dir(str(CONF), version_base="1.3"):
         ("name: ${oc.env:HOME}", "no interpolation"),
         ("_target_: os.system", "_target_"),
         ("model: {_target_: os.system}", "_target_"),
-        ("version: 2", "this lab reads version 1"),
+        ("version: 3", "this lab reads version 1 and 2"),
         ("name: [" * 5000, "cannot be read"),
         ("seed: 1" + "0" * 5000, "cannot be read"),
         ("train: {steps: 1" + "0" * 400 + "}", "is missing"),

@@ -186,7 +186,7 @@ REFUSED = {
     "gone": "run=gone: there is no such folder",
     "empty": "run=empty: is not a run's folder: it holds no config.yaml",
     "sweep": "run=sweep: is a sweep; reproduce one of its runs: sweep/0",
-    "newer": "version=99: this lab reads version 1",
+    "newer": "version=99: this lab reads version 1 and 2",
     "damaged": "cannot be read",
     "broken": "run=broken/summary.json: cannot be read",
     "odd": "its records cannot be read",
@@ -200,7 +200,7 @@ def test_what_cannot_be_compared_is_one_line(done: Run, folder: str) -> None:
         shutil.copytree("run", name)
     shutil.copytree("run", "sweep/0")
     for path, old, new in (
-        ("newer", "version: 1", "version: 99"),
+        ("newer", "version: 2", "version: 99"),
         ("damaged", "name: ", "name: {"),
     ):
         config = Path(path, "config.yaml")

@@ -238,7 +238,7 @@ def append(path: Path, text: str) -> None:
     [
         (shutil.rmtree, "holds no config.yaml"),
         (lambda f: edit(f / "config.yaml", "steps: 20", "steps: 30"), "was changed"),
-        (lambda f: edit(f / "config.yaml", "version: 1", "version: 9"), "version"),
+        (lambda f: edit(f / "config.yaml", "version: 2", "version: 9"), "version"),
         (lambda f: (f / "config.yaml").write_text("_target_: os.system"), "_target_"),
         (lambda f: (f / "config.yaml").write_bytes(b"\x80\x04K"), "cannot be read"),
         (lambda f: (f / "summary.json").write_text("[]"), "summary.json"),

@@ -1,11 +1,15 @@
-"""MLX's limits, as they are set on a Mac."""
+"""MLX's limits, as they are set on a Mac; growth of what is really held."""
 
 from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
 
 import mlx.core as mx
 import pytest
 
-from lab.config.units import GB
+from lab.config.units import GB, MB
+from lab.machine import process
 from lab.train import memory
 from tests.runs import config_of
 
@@ -48,3 +52,45 @@ def mlx_like_metal(monkeypatch: pytest.MonkeyPatch, limits: list[int]) -> None:
 
 def test_a_device_that_names_no_working_set_has_nothing_wired() -> None:
     assert memory.wired_limit({}, config_of().memory) == 0
+
+
+needs_heap = pytest.mark.skipif(process.heap_bytes() is None, reason="the heap is not read here")
+KEEPERS = [
+    pytest.param(lambda: mx.zeros((1 << 18,)), id="arrays"),
+    pytest.param(lambda: bytearray(MB), id="heap", marks=needs_heap),
+    pytest.param(lambda: [float(n) for n in range(1 << 15)], id="objects", marks=needs_heap),
+]
+
+
+@pytest.mark.parametrize("make", KEEPERS)
+@pytest.mark.parametrize("keeps", [True, False])
+def test_what_is_held_is_growth_and_what_is_dropped_is_not(
+    make: Callable[[], object], keeps: bool
+) -> None:
+    """About 1 MB a step."""
+    test, heap = memory.growth_test(config_of().memory), memory.HeapReader()
+    held: deque[object] = deque(maxlen=None if keeps else 1)
+    trends = []
+    for step in range(1, 25):
+        held.append(make())
+        mx.eval([item for item in (held[-1],) if isinstance(item, mx.array)])
+        at = memory.read()
+        trends.append(
+            test.add(
+                step,
+                active=at.active,
+                cache=at.cache,
+                process=at.process,
+                heap=heap.read(at, share=1.0),
+            )
+        )
+    assert any(trends[:14]) == keeps
+    assert any(trends) == keeps
+    if keeps:
+        assert 0.7 * MB < trends[-1].bytes_per_step < 1.6 * MB
+
+
+@needs_heap
+def test_the_heap_is_read_as_often_as_its_cost_allows() -> None:
+    heap, at = memory.HeapReader(), memory.read()
+    assert [heap.read(at) is None for _ in range(3)] == [False, True, True]

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lab.config.keys import Reload
 from lab.config.units import GB, MB
+from lab.records.growth import Trend
 from lab.train.reload_policy import (
     PolicyState,
     Triggers,
     active_triggers,
+    growth_counts,
     reload_reason,
     update_back_off,
 )
+from tests.runs import config_of
 
 BASE = {
     "interval_steps": 100,
@@ -77,6 +82,29 @@ def test_a_policy_says_which_triggers_act(policy: str, extra: dict, expected: Tr
 )
 def test_decisions(policy: Triggers, memory: list, slopes: list | None, expected: dict) -> None:
     assert reasons(policy, memory, slopes) == expected
+
+
+def test_a_leak_is_a_slope_of_growth_that_is_certain() -> None:
+    decided = [
+        reload_reason(
+            Triggers(leak=1.0),
+            PolicyState(),
+            step=5,
+            last_step=9,
+            memory=9,
+            slope=slope,
+            grows=grows,
+        )
+        for slope, grows in ((2.0, True), (2.0, False), (0.5, True), (None, True))
+    ]
+    assert decided == ["leak", None, None, None]
+
+
+@pytest.mark.parametrize(("version", "without_a_trend"), [(1, True), (2, False)])
+def test_version_1_goes_by_the_slope_alone(version: int, without_a_trend: bool) -> None:
+    config = replace(config_of(), version=version)
+    assert growth_counts(config, None) == without_a_trend
+    assert growth_counts(config, Trend(MB, 0.0, 1))
 
 
 def run_with_memory_stuck(policy: Triggers, steps: int, memory: int) -> list[tuple[int, str]]:
