@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from lab.explain.paths import type_name
 from lab.explain.watch_calls import Calls
 from lab.machine import process
 
+LONG = 16  # items of a container that may be what grows
 SAMPLE = 16  # of what grew; the holder of most of them is the holder
 Group = tuple[tuple[int, ...], str]
 """Shape and dtype of an array."""
@@ -134,3 +135,24 @@ def size_of(sample: list[Any]) -> float:
         plain = [part for part in gc.get_referents(item) if not gc.is_tracked(part)]
         total += sum(map(sys.getsizeof, (item, *plain)))
     return total / max(len(sample), 1)
+
+
+def container_sizes() -> dict[int, int]:
+    """The number of items of each longer container, by its ``id``."""
+    return {id(item): len(item) for item in gc.get_objects() if _is_long(item)}
+
+
+def grown_containers(sizes: dict[int, int], objects: list[Any]) -> list[tuple[Any, float]]:
+    """The containers that took in items, with about how many bytes, the most first."""
+    grown = []
+    for item in objects:
+        if _is_long(item) and (more := len(item) - sizes.get(id(item), len(item))) > 0:
+            newest = list(item.values() if isinstance(item, dict) else item)[-more:]
+            plain = [part for part in sample_of(newest) if not gc.is_tracked(part)]
+            if plain:
+                grown.append((item, more * sum(map(sys.getsizeof, plain)) / len(plain)))
+    return sorted(grown, key=lambda found: -found[1])
+
+
+def _is_long(item: Any) -> bool:
+    return type(item) in (list, dict, set, deque) and len(item) >= LONG

@@ -47,18 +47,26 @@ class Explainer:
         calls: what was compiled and which streams were made, watched since the worker's start.
         send: gets the content of ``explain.json``.
         shared: MLX's memory is part of the process's, as it is everywhere but on CUDA.
+        warn: is told, once, of a census that failed; there is none after it.
     """
 
     def __init__(
-        self, calls: Calls | None, send: Callable[[dict[str, Any]], None], *, shared: bool
+        self,
+        calls: Calls | None,
+        send: Callable[[dict[str, Any]], None],
+        *,
+        shared: bool,
+        warn: Callable[[str], None],
     ) -> None:
-        self._calls, self._send, self._shared = calls, send, shared
+        self._calls, self._send, self._shared, self._warn = calls, send, shared, warn
+        self._failed = False
         self._session: Callable[[], object] = lambda: None
         self._steps = 0
         self._next_census = 0
         self._baselines: list[Counts] = []
         self._readings = Readings()
         self._trace: python_heap.Trace | None = None
+        self._sizes: dict[int, int] = {}  # of containers, when tracing began
         self._look: tuple[Look, int] | None = None  # with the step from which on it is counted
 
     def after_step(
@@ -75,6 +83,20 @@ class Explainer:
             growing: that memory grows is certain.
             since: the step from which on it does.
         """
+        if self._failed:
+            return
+        try:
+            self._after_step(session, step, reading, growing=growing, since=since)
+        except BrokenPipeError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it met in the process, the run goes on
+            self._failed = True
+            self._begin(session)
+            self._warn(f"memory is not explained: {type(error).__name__}: {error}")
+
+    def _after_step(
+        self, session: Any, step: int, reading: Reading, *, growing: bool, since: int
+    ) -> None:
         if self._session() is not session:
             self._begin(session)
         self._steps += 1
@@ -82,7 +104,7 @@ class Explainer:
             step, active=reading.active, cache=reading.cache, process=reading.process
         )
         if self._trace is not None:
-            self._go_on_tracing(step)
+            self._go_on_tracing(session, step)
         elif growing and self._is_due(session, step):
             self._take_census(session, step, since)
         elif self._steps >= 2 and self._steps & (self._steps - 1) == 0:
@@ -124,6 +146,7 @@ class Explainer:
         )
         if has_unknown_part(found.rates):
             self._look, self._trace = (found, start), python_heap.Trace(step)
+            self._sizes = census.container_sizes()
         else:
             self._report(found, step, start)
 
@@ -132,16 +155,24 @@ class Explainer:
         old = [b for b in self._baselines if b.step <= min(max(since, 0), step - SHORTEST)]
         return old[-1] if old else self._baselines[0]
 
-    def _go_on_tracing(self, step: int) -> None:
+    def _go_on_tracing(self, session: Any, step: int) -> None:
         assert self._trace is not None
         assert self._look is not None
-        grown = self._trace.after_step(step, TRACED_STEPS)
+        found, start = self._look
+        grown = self._trace.after_step(step, TRACED_STEPS, enough=found.rates.outside / 2)
         if grown is None:
             return
-        (found, start), self._trace, self._look = self._look, None, None
         rates = replace(found.rates, python=grown.bytes_per_step)
-        by_line = _with_lines(found.found.get("python", Found()), grown)
-        self._report(Look(rates, found.found | {"python": by_line}), step, start)
+        steps = self._trace.steps + 1  # sizes were taken a step before counting began
+        least = finders.SIGNIFICANT * rates.outside
+        container = finders.grown_container(self._sizes, session, steps, least)
+        self._trace, self._look, self._sizes = None, None, {}
+        kinds = dict(found.found)
+        for kind in ("python", "native"):
+            one = kinds.get(kind, Found())
+            kinds[kind] = container if one.holder is None and container.holder else one
+            kinds[kind] = _with_lines(kinds[kind], grown, least)
+        self._report(Look(rates, kinds), step, start)
 
     def _report(self, found: Look, step: int, start: int) -> None:
         kind = largest(split(found.rates))
@@ -151,10 +182,10 @@ class Explainer:
         )
 
 
-def _with_lines(found: Found, grown: python_heap.PythonGrowth) -> Found:
+def _with_lines(found: Found, grown: python_heap.PythonGrowth, least: float) -> Found:
     """What holds Python's objects, with the line that allocates most of them."""
     rows = [*grown.rows(), *found.what]
-    if not grown.lines:
+    if not grown.lines or grown.lines[0][1] < least:
         return replace(found, what=rows)
     line = grown.lines[0][0]
     if found.holder is None:

@@ -205,6 +205,16 @@ def read_explanation(run_dir: Path) -> Explanation | None:
     return Explanation.of(found)
 
 
+def explain_figures(run_dir: Path) -> dict[str, Any]:
+    """What a tracker's summary says of a run's explanation; empty where there is none."""
+    try:
+        found = read_explanation(run_dir)
+    except ConfigError:
+        return {}
+    names = ("kind", "holder", "remedy", "mb_per_step", "advice")
+    return {} if found is None else {f"explain/{name}": getattr(found, name) for name in names}
+
+
 def _number(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None

@@ -19,6 +19,7 @@ from lab.explain.readings import Slopes
 from lab.explain.watch_calls import Calls
 
 MOST_GROUPS = 5  # of shapes or types that are told
+SIGNIFICANT = 0.1  # of the growth, that a type of objects must make up to be its cause
 MOST_TYPES = 20  # that are weighed
 LEAST_SHARE = 0.2  # of the growth, from which on its holder is looked for
 OFTEN = 0.5  # more objects of a type a step, from which on it counts as growing
@@ -71,13 +72,16 @@ def look(
         heap=_heap_rate(before, counts, steps, slopes, in_heap=in_heap),
     )
     search = _Search(session, objects, arrays, computed, lazy.ends)
+    least = SIGNIFICANT * rates.total * steps
     find: dict[str, Callable[[], Found]] = {
         "active": lambda: search.arrays(grown),
         "cache": lambda: Found(what=[_group_row(group) for group in grown[:MOST_GROUPS]]),
         "lazy_graph": search.lazy,
         "compile_cache": lambda: _compiled(before, calls, steps),
-        "python": lambda: search.python(before, counts, steps),
-        "native": lambda: _streams(before, counts, steps) or search.python(before, counts, steps),
+        "python": lambda: search.python(before, counts, steps, least),
+        "native": lambda: (
+            _streams(before, counts, steps) or search.python(before, counts, steps, least)
+        ),
     }
     shares = split(rates)
     # What is outside MLX and not yet traced may turn out to be Python's.
@@ -129,7 +133,7 @@ class _Search:
     def lazy(self) -> Found:
         """Who holds the ends of the longest lazy graphs."""
         longest = self.ends[0][1] if self.ends else 0
-        ends = [(array, length) for array, length in self.ends if 2 * length >= longest]
+        ends = [end for end in self.ends if 2 * end[1] >= longest]  # no new tuples: they would hold
         sample = [array for array, _ in ends[: census.SAMPLE]]
         holder = self._holder(sample)
         rows = [
@@ -139,8 +143,8 @@ class _Search:
         found = _found(holder, rows)
         return Found(found.holder, found.root, rows, chain=longest or None)
 
-    def python(self, before: Counts, now: Counts, steps: int) -> Found:
-        """Who holds the newest objects of the types of which there are more."""
+    def python(self, before: Counts, now: Counts, steps: int, least: float) -> Found:
+        """Who holds the newest objects of the type that grew most, by ``least`` bytes or more."""
         types = [(n, m) for n, m in census.grown_types(before, now) if m >= OFTEN * steps]
         samples = {name: self._newest_of_type(name, more) for name, more in types[:MOST_TYPES]}
         sizes = {name: census.size_of(samples[name]) * more for name, more in types[:MOST_TYPES]}
@@ -149,7 +153,9 @@ class _Search:
             {"type": name, "count": now.types[name], "more_mb": sizes[name] / MB}
             for name in largest
         ]
-        return _found(self._holder(samples[largest[0]]) if largest else None, rows)
+        if not largest or sizes[largest[0]] < least:
+            return Found(what=rows)
+        return _found(self._holder(samples[largest[0]]), rows)
 
     def _newest_of_type(self, name: str, more: int) -> list[Any]:
         kinds = {kind for kind in set(map(type, self.objects)) if type_name(kind) == name}
@@ -200,3 +206,21 @@ def _streams(before: Counts, now: Counts, steps: int) -> Found | None:
         return None
     rows = [{"line": line, "streams": now.streams[line], "more": more[line]}]
     return Found(f"{line} (new streams)", "line", rows)
+
+
+def grown_container(sizes: dict[int, int], session: object, steps: int, least: float) -> Found:
+    """Who holds the container that took in most bytes, as a list of numbers or text does.
+
+    Arguments:
+        sizes: what :func:`census.container_sizes` gave before.
+        steps: since then.
+        least: bytes a step, from which on it counts.
+    """
+    objects = census.objects_by_age()
+    grown = census.grown_containers(sizes, objects)
+    if not grown or grown[0][1] < least * steps:
+        return Found()
+    container, more = grown[0]
+    holder = find_holder([container], session, ignore=[objects, grown, *grown])
+    row = {"type": type_name(container), "count": len(container), "more_mb": more / MB}
+    return _found(holder, [row])

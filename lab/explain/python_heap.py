@@ -27,26 +27,36 @@ class Trace:
     """Tracing from one step to another.
 
     The first traced step only replaces what was allocated before, so counting begins after it.
+
+    Attributes:
+        steps: counted so far.
     """
 
     def __init__(self, step: int) -> None:
-        self._step = step
+        self._step, self.steps, self._traced = step, 0, 0
         self._before: dict[str, int] | None = None
         self._was_tracing = tracemalloc.is_tracing()
         if not self._was_tracing:
             tracemalloc.start(1)
 
-    def after_step(self, step: int, steps: int) -> PythonGrowth | None:
-        """The growth once ``steps`` steps have been counted; then tracing is off."""
+    def after_step(self, step: int, steps: int, *, enough: float) -> PythonGrowth | None:
+        """The growth once it is known; then tracing is off.
+
+        Arguments:
+            steps: to count at most.
+            enough: bytes a step, from which on one step is enough.
+        """
+        traced = tracemalloc.get_traced_memory()[0]
         if self._before is None:
-            self._before, self._step = _by_line(), step
+            self._before, self._step, self._traced = _by_line(), step, traced
             return None
-        if step - self._step < steps:
+        self.steps = step - self._step
+        if self.steps < steps and traced - self._traced < enough * self.steps:
             return None
         now, before = _by_line(), self._before
         self.stop()
-        more = {line: (size - before.get(line, 0)) / steps for line, size in now.items()}
-        more |= {line: -size / steps for line, size in before.items() if line not in now}
+        more = {line: (size - before.get(line, 0)) / self.steps for line, size in now.items()}
+        more |= {line: -size / self.steps for line, size in before.items() if line not in now}
         lines = sorted(((line, size) for line, size in more.items() if size > 0), key=_by_size)
         return PythonGrowth(sum(more.values()), tuple(lines[:MOST_LINES]))
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from lab.config.keys import Config
 from lab.config.units import GB
+from lab.explain.explanation import explain_figures
 from lab.machine.interpreter import environment_with_lab
 from lab.records.summary import SUMMARY_VERSION, summarise
 from lab.supervise.identity import lab_identity
@@ -53,7 +54,7 @@ def finalize(
         "weights_sha256": ended.get("weights_sha256"),
         "environment": {**environment, **_supervisor_environment()},
     }
-    problems = recorder.close_trackers(summary, exit_code)
+    problems = recorder.close_trackers(summary | explain_figures(run_dir), exit_code)
     # The summary comes last: a run cut off before it is resumed, and its W&B run with it.
     recorder.files.write_summary(summary)
     recorder.files.close()

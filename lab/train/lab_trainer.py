@@ -77,4 +77,8 @@ def _explainer(context: TrainingContext, channel: Channel) -> Explainer | None:
     def send(explanation: dict[str, object]) -> None:
         channel.send(RecordKind.EXPLAIN, explanation=explanation)
 
-    return Explainer(watch_calls.watch(), send, shared=not mx.cuda.is_available())
+    def warn(text: str) -> None:
+        channel.send(RecordKind.WARNING, text=text)
+
+    shared = not mx.cuda.is_available()
+    return Explainer(watch_calls.watch(), send, shared=shared, warn=warn)
