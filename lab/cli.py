@@ -109,15 +109,17 @@ def _explain(folder: Path, *, as_json: bool) -> int:
 
 
 def _plot(run_dir: Path) -> int:
+    from lab.explain.report import growth_note
     from lab.plots.memory_plot import plot_run
 
     if not (run_dir / "metrics.jsonl").is_file():
         raise ConfigError("run", run_dir, "holds no metrics.jsonl; give the folder of a run")
-    print(plot_run(run_dir))
+    print(plot_run(run_dir, growth_note(run_dir)))
     return 0
 
 
 def _sync(folders: list[Path], *, send: bool) -> int:
+    from lab.explain.explanation import explain_figures
     from lab.sweep.report import view_of
     from lab.tracking.closing import command
     from lab.tracking.sync import SyncError, rebuild
@@ -125,7 +127,10 @@ def _sync(folders: list[Path], *, send: bool) -> int:
 
     sweeps = [folder for folder in folders if (folder / "sweep.json").is_file()]
     try:
-        made = [os.path.relpath(rebuild(run_dir)) for run_dir in _runs_of(folders)]
+        made = [
+            os.path.relpath(rebuild(run_dir, explain_figures(run_dir)))
+            for run_dir in _runs_of(folders)
+        ]
     except SyncError as error:
         print(error, file=sys.stderr)
         return 1

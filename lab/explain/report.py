@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
-from lab.explain.explanation import Explanation
+from lab.config.schema import ConfigError
+from lab.explain.explanation import Explanation, read_explanation
 
 SAYS = {
     "active": "arrays",
@@ -24,6 +26,15 @@ def headline(found: Explanation) -> str:
     rate = "" if found.mb_per_step is None else f" by {found.mb_per_step:.2g} MB a step"
     where = f" in {found.holder}" if found.holder else ""
     return f"memory grows{rate}: {SAYS.get(found.kind, 'unknown')}{where}; remedy {found.remedy}"
+
+
+def growth_note(run_dir: Path) -> str:
+    """The headline of a run whose ``explain.json`` says that it grows; else empty."""
+    try:
+        found = read_explanation(run_dir)
+    except ConfigError:
+        return ""
+    return headline(found) if found is not None and found.grows else ""
 
 
 def lines(found: Explanation) -> Iterator[str]:

@@ -13,6 +13,7 @@ from typing import Any
 from lab.config.keys import Config
 from lab.config.units import GB
 from lab.explain.explanation import explain_figures
+from lab.explain.report import growth_note
 from lab.machine.interpreter import environment_with_lab
 from lab.records.summary import SUMMARY_VERSION, summarise
 from lab.supervise.identity import lab_identity
@@ -106,7 +107,7 @@ def _draw_memory(run_dir: Path) -> None:
     from lab.plots.memory_plot import plot_run
 
     try:
-        plot_run(run_dir)
+        plot_run(run_dir, growth_note(run_dir))
     except OSError as error:
         log.warning("memory.png was not drawn: %s", error)
 
