@@ -15,7 +15,10 @@ import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lab.config.keys import Config
 
 WARM_UP = 12  # steps; the fault starts after them
 RUNGS = ("clear_cache", "collect", "reload_in_process")
@@ -58,10 +61,9 @@ class Measured:
 def measure(name: str, *, mb: float, steps: int, overrides: tuple[str, ...] = ()) -> Measured:
     """Measure one growth mode in a new process; ``none`` measures a run without one."""
     from lab.config.schema import to_dict
-    from tests.runs import config_of
 
     start = (f"fault.{name}.mb_per_step={mb}", f"fault.{name}.start_step={WARM_UP + 1}")
-    config = config_of(
+    config = _config(
         f"fault={name}",
         *(start if name != "none" else ()),
         "reload=none",
@@ -74,6 +76,16 @@ def measure(name: str, *, mb: float, steps: int, overrides: tuple[str, ...] = ()
         cwd=Path(__file__).parent.parent,
     )  # fmt: skip
     return Measured(**json.loads(done.stdout))
+
+
+def _config(*overrides: str) -> Config:
+    from hydra import compose, initialize_config_dir
+
+    from lab.compose.config import compose_config
+    from lab.compose.profiles import CONF
+
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose_config(compose("config", list(overrides)), overrides)[0]
 
 
 def _inside(raw: object, steps: int, folder: Path) -> Measured:
@@ -193,14 +205,17 @@ def main() -> int:
             found = _inside(json.loads(sys.stdin.read()), arguments.inside, Path(folder))
         print(json.dumps(asdict(found)))
         return 0
-    print("| fault | active | cache | process | clear cache | collect, trim | reload | remedy |")
-    print("|---|---|---|---|---|---|---|---|")
+    titles = (
+        "fault | active | cache | process | clear cache | collect | reload | kind | cheapest remedy"
+    )
+    print(f"| {titles} |\n|{'---|' * 9}")
     losses: dict[str, list[float]] = {}
     for name in arguments.names or ("none", *TRUTHS):
         found = measure(name, mb=arguments.mb, steps=arguments.steps)
         rates = " | ".join(f"{found.rates[key]:.2f}" for key in found.rates)
         shares = " | ".join(f"{100 * found.share(rung):.0f} %" for rung in RUNGS)
-        print(f"| `{name}` | {rates} | {shares} | {found.remedy} |", flush=True)
+        kind = TRUTHS[name].kind if name in TRUTHS else ""
+        print(f"| `{name}` | {rates} | {shares} | {kind} | {found.remedy} |", flush=True)
         losses[name] = found.losses
     return 0 if len({tuple(values) for values in losses.values()}) == 1 else 1
 

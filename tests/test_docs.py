@@ -21,7 +21,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from lab.compose.profiles import CONF
-from lab.config.keys import Config
+from lab.config.keys import Config, Growth
 from lab.sweep.index import SweepIndex
 from tests.conftest import ROOT
 from tests.runs import config_of, jsonl
@@ -322,11 +322,15 @@ def test_commands_are_found_and_unknown_ones_refused() -> None:
 
 
 def leaves(cls: type, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Key, type and range of every setting; a mapping's own keys are called TIER."""
+    """Key, type and range of every setting.
+
+    A mapping's own keys are called TIER, the growth modes, all of one type, MODE.
+    """
     hints = get_type_hints(cls)
     for spec in fields(cls):
-        hint, key = hints[spec.name], f"{prefix}{spec.name}"
+        hint = hints[spec.name]
         inner = next((h for h in (hint, *get_args(hint)) if is_dataclass(h)), None)
+        key = f"{prefix}{'MODE' if inner is Growth else spec.name}"
         if inner is None:
             yield key, hint, spec.metadata
         else:

@@ -15,7 +15,7 @@ import pytest
 EXPLAIN_INSIDE = ("census", "explainer", "finders", "graphs", "watch_calls")
 # Rooms (or files) that may import a package anywhere, and files that may inside a function.
 ANYWHERE = {
-    "mlx": ("train", *(f"explain/{name}.py" for name in EXPLAIN_INSIDE)),
+    "mlx": ("train", "faults", *(f"explain/{name}.py" for name in EXPLAIN_INSIDE)),
     "mlx_lm": ("train",),
     "hydra": ("compose", "sweep", "launch.py"),
     "omegaconf": ("compose", "sweep", "launch.py"),

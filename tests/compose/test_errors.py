@@ -50,8 +50,8 @@ def line_of(*overrides: str) -> str:
         ("train=1", "train=1: must be a mapping; set its keys one by one"),
         # "Could not override 'model@x'", without a full_key
         ("model@x=tiny", "model@x: is not a key; did you mean model?"),
-        # "Could not find 'fault/other'", "Available options in 'fault':"
-        ("fault=other", "fault=other: must be one of crash, none"),
+        # "Could not find 'adapter/other'", "Available options in 'adapter':"
+        ("adapter=other", "adapter=other: must be one of dora, full, lora, qlora"),
         # "full_key: train.steps" of a message that is repeated
         ("train.steps=???", "train.steps=???: Missing mandatory value: steps"),
         ("name=${nothing}", "name=${nothing}: Interpolation key 'nothing' not found"),

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import mlx.nn as nn
 import pytest
+from mlx.optimizers import SGD
 
-from benchmarks.growth_modes import Measured, measure
+from benchmarks.growth_modes import measure
+from lab.compose.profiles import CONF
 from lab.config.keys import Fault, Growth
+from lab.config.units import MB
+from lab.faults import fault
+from lab.faults.compiled import TRACE_BYTES
+from lab.faults.fault import Moment
 from lab.faults.truth import TRUTHS
 from tests.composing import composed, config, refusal
 from tests.runs import Run, start
@@ -40,8 +47,7 @@ def test_all_at_once_change_nothing(method: str, straight: Run, tmp_path: Path) 
 
 @pytest.mark.parametrize("name", TRUTHS)
 def test_it_grows_as_asked_and_the_known_remedy_is_the_cheapest(name: str) -> None:
-    overrides = ("train.batch_size=4", "data.val_fraction=0.05", "hydra_here=1")[:2]
-    found: Measured = measure(name, mb=1.0, steps=24, overrides=overrides)
+    found = measure(name, mb=1.0, steps=24, overrides=("train.batch_size=4",))
     counter = COUNTER.get(TRUTHS[name].kind, "process")
     assert found.rates[counter] == pytest.approx(1.0, rel=0.1)
     assert found.remedy == TRUTHS[name].remedy
@@ -49,8 +55,7 @@ def test_it_grows_as_asked_and_the_known_remedy_is_the_cheapest(name: str) -> No
         assert found.rates["active"] + found.rates["cache"] < 0.1
 
 
-def test_a_fault_starts_at_its_step_and_a_small_rate_acts_now_and_then(tmp_path: Path) -> None:
-    """0.01 MB is a tenth of ... what the list takes at a time is rows, so it is exact anyway."""
+def test_a_fault_starts_at_its_step(tmp_path: Path) -> None:
     run = start(
         tmp_path / "run", "reload=none", "fault=trainer_list", "fault.trainer_list.start_step=4",
         "fault.trainer_list.mb_per_step=0.05",
@@ -60,6 +65,26 @@ def test_a_fault_starts_at_its_step_and_a_small_rate_acts_now_and_then(tmp_path:
     active = [gb * 1024 for gb in run.column("memory/active_gb")]
     assert active[2] - active[1] == pytest.approx(0, abs=0.01)
     assert active[5] - active[2] == pytest.approx(3 * 0.05, abs=0.02)
+
+
+@pytest.mark.parametrize("rate", [0.01, 10.0])
+def test_the_rate_holds_where_a_unit_is_larger_or_smaller(rate: float) -> None:
+    """A unit of the compile cache is 0.05 MB: one in five steps, or two hundred in each."""
+    counted = _Counting("compile_shapes", Growth(mb_per_step=rate))
+    moment = Moment(1, nn.Module(), SGD(0.1), (), (), None)  # type: ignore[arg-type]
+    acted = [counted.after_step(moment) for _ in range(50)]
+    assert acted[0]
+    assert counted.units * TRACE_BYTES / 50 == pytest.approx(rate * MB, rel=0.1)
+
+
+class _Counting(fault.Fault):
+    """A fault that only counts its units."""
+
+    units = 0
+
+    def grow(self, moment: Moment, wanted: float) -> float:
+        self.units += 1
+        return TRACE_BYTES
 
 
 @pytest.mark.usefixtures("hydra_here")
@@ -112,6 +137,12 @@ class TestSettings:
         about = [line for line in warnings if "fault." in line]
         assert len(about) == (said is not None)
         assert said is None or about[0].startswith(said)
+
+    @pytest.mark.parametrize("report", sorted(p.stem for p in CONF.glob("experiment/report_*")))
+    def test_a_replayed_report_has_its_faults_and_runs_without_them(self, report: str) -> None:
+        chosen = [f"experiment={report}", "model=tiny"]
+        assert any(getattr(config(*chosen).fault, name) for name in TRUTHS)
+        assert config(*chosen, "fault=none").fault == Fault()
 
     def test_without_validation_its_graph_never_grows(self) -> None:
         _, warnings = composed("fault=validation_graph", "train.val_interval_steps=0")
