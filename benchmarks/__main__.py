@@ -24,6 +24,7 @@ QUICK = (
     "full_1000",
     "sweep",
     "compare",
+    "explain",
 )
 SLOW = ("flat",)  # only when named, or with --all
 RESULTS = ROOT / "outputs" / "benchmarks"

@@ -21,8 +21,8 @@ explain`` measures how often blocks of real healthy runs pass.
 **Conditions beside it**, which can only make alarms fewer. Growth over the last blocks, each gain
 clipped at twice the median (so that single steps add little), must reach ``least`` bytes and
 ``share`` of the memory; and it must be steady, the gains of the later half ``_STEADY`` of those of
-the earlier half: a warm-up saturates, a leak does not. In the first ``_WARM_UP`` steps a channel
-that warms up must show both over ``_SPAN`` steps.
+the earlier half: a warm-up saturates, a leak does not. In the first ``_WARM_UP`` steps the cache
+and the rest, which warm up, must show both over 12 and 16 steps, and more steadily.
 
 **Channels.** MLX's active memory; its cache, where nothing clears it and its limit is further than
 ``_HORIZON`` steps away; the native heap in use outside MLX's buffers, where it is read; the rest of
@@ -49,7 +49,7 @@ _LENGTHS = 7  # blocks of 1, 2, 4, ... 64 steps
 _SMOOTH = 4  # the rate is taken from blocks of up to 16 steps
 _POINTS = 25  # block minima that the conditions look at
 _STEADY, _STEADY_IN_WARM_UP = 0.8, 0.9
-_WARM_UP, _SPAN = 64, 20
+_WARM_UP = 64
 _HORIZON = 100
 _ENOUGH = 64  # evidence is kept below this many thresholds, so that an end is seen soon
 _PATIENCE = 64  # steps that growth may pause before it counts as ended
@@ -87,9 +87,9 @@ class GrowthTest:
         arrays_in_process: bool = True,
     ) -> None:
         self._active = _Channel(0.15, 0.3 * ALPHA, least=0.25 * MB)
-        self._cache = _Channel(0.2, 0.2 * ALPHA, least=4 * MB, share=0.01, warms_up=True)
+        self._cache = _Channel(0.2, 0.2 * ALPHA, least=4 * MB, share=0.01, span=12)
         self._heap = _Channel(0.15, 0.2 * ALPHA, least=MB, share=0.002)
-        self._rest = _Channel(0.2, 0.3 * ALPHA, least=4 * MB, share=0.01, warms_up=True)
+        self._rest = _Channel(0.2, 0.3 * ALPHA, least=4 * MB, share=0.01, span=16)
         self._channels = (self._active, self._cache, self._heap, self._rest)
         self._cache_is_cleared = cache_clear_interval > 0
         self._cache_limit, self._arrays_in_process = cache_limit, arrays_in_process
@@ -142,8 +142,16 @@ class _Channel:
     """
 
     __slots__ = (
-        "_halves", "_least", "_level", "_share", "_steps", "_streams", "_until", "_warms_up",
-        "rate", "since",
+        "_halves",
+        "_least",
+        "_level",
+        "_share",
+        "_span",
+        "_steps",
+        "_streams",
+        "_until",
+        "rate",
+        "since",
     )  # fmt: skip
 
     def __init__(
@@ -153,11 +161,11 @@ class _Channel:
         *,
         least: float,
         share: float = 0.0,
-        warms_up: bool = False,
+        span: int = 0,
     ) -> None:
         self._streams = [_Stream(repeat, alpha / _LENGTHS) for _ in range(_LENGTHS)]
         self._halves = [math.inf] * _LENGTHS
-        self._least, self._share, self._warms_up = least, share, warms_up
+        self._least, self._share, self._span = least, share, span
         self._steps, self._until, self._level = 0, 0, 0
         self.rate: float | None = None
         self.since = 0
@@ -192,8 +200,8 @@ class _Channel:
         self._until = self._steps + max(_PATIENCE, 4 << level)
 
     def _is_growth(self, rise: _Rise, least: float) -> bool:
-        early = self._warms_up and self._steps < _WARM_UP
-        if early and rise.steps < _SPAN:
+        early = self._span > 0 and self._steps < _WARM_UP
+        if early and rise.steps < self._span:
             return False
         return rise.clipped >= least and rise.steadiness >= (
             _STEADY_IN_WARM_UP if early else _STEADY

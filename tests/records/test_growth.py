@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.explain import recorded_traces
 from lab.config.units import GB, MB
 from lab.records.growth import GrowthTest, Trend
 
@@ -108,6 +109,15 @@ def test_a_cache_that_its_limit_or_a_clearing_ends_is_not_growth() -> None:
         for step in range(1, 91):
             cache = min(step * 3 * MB, 100 * MB)
             assert test.add(step, active=MB, cache=cache, process=BASE + MB + cache) is None
+
+
+@pytest.mark.parametrize("reads_heap", [True, False])
+def test_no_recorded_run_grows(reads_heap: bool) -> None:
+    """Real ones, without a fault: python -m benchmarks.explain_traces made them."""
+    traces = recorded_traces()
+    assert len(traces) > 100
+    chosen = traces if reads_heap else [trace.without_heap() for trace in traces]
+    assert [trace.name for trace in chosen if trace.certain_at()] == []
 
 
 # --- Growth -------------------------------------------------------------------------------------
