@@ -12,7 +12,7 @@ from lab.explain.command import explain_one
 from lab.faults.truth import TRUTHS
 from tests.runs import Run, start
 
-SHORT = ("train.steps=16", "reload=none", "checkpoint.interval_steps=0", "data=stdlib_docs")
+SHORT = ("train.steps=24", "reload=none", "checkpoint.interval_steps=0", "data=stdlib_docs")
 NAMED = ("trainer_list", "exceptions", "cycles", "lazy_loss", "token_memo", "streams")
 
 
@@ -26,7 +26,8 @@ def test_a_faults_kind_holder_and_remedy(tmp_path: Path, name: str) -> None:
     found, truth = explained(run), TRUTHS[name]
     assert (found["kind"], found["remedy"]) == (truth.kind, truth.remedy)
     assert truth.holder is None or truth.holder in found["holder"]
-    assert found["step"] <= 15
+    # Outside MLX the alarm itself comes later: the heap is read as often as its cost allows.
+    assert found["step"] <= (15 if "active" in truth.seen_by else 24)
     assert sum(kind["mb_per_step"] for kind in found["kinds"]) == pytest.approx(
         found["mb_per_step"]
     )
