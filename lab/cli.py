@@ -43,6 +43,8 @@ def main() -> int:
                 from lab.whatif.command import whatif as predict
 
                 return predict(arguments.folder, arguments.settings, as_json=arguments.json)
+            case "explain":
+                return _explain(arguments.folder, as_json=arguments.json)
             case "plot":
                 return _plot(arguments.run_dir)
             case _:
@@ -80,6 +82,9 @@ def _arguments() -> argparse.Namespace:
     whatif.add_argument("folder", type=Path, help="of a run, which may go on, or of a sweep")
     whatif.add_argument("settings", nargs="*", metavar="key=v1,v2", help="e.g. reload=interval")
     whatif.add_argument("--json", action="store_true", help="everything, for another program")
+    explain = commands.add_parser("explain", help="what grows, who holds it, what gives it back")
+    explain.add_argument("folder", type=Path, help="of a run, or of a sweep")
+    explain.add_argument("--json", action="store_true", help="as a program reads it")
     plot = commands.add_parser("plot", help="draw memory.png again, of a live run too")
     plot.add_argument("run_dir", type=Path)
     sync = commands.add_parser("sync", help="make W&B runs again from the files, and send them")
@@ -111,16 +116,27 @@ def _reproduce(run_dir: Path) -> int:
     return reproduce(run_dir)
 
 
+def _explain(folder: Path, *, as_json: bool) -> int:
+    from lab.compare.find import find_runs
+    from lab.explain.command import explain_one, explain_sweep
+
+    if (folder / "sweep.json").is_file():
+        return explain_sweep([found.folder for found in find_runs([folder]).locations], as_json)
+    return explain_one(folder, as_json)
+
+
 def _plot(run_dir: Path) -> int:
+    from lab.explain.report import growth_note
     from lab.plots.memory_plot import plot_run
 
     if not (run_dir / "metrics.jsonl").is_file():
         raise ConfigError("run", run_dir, "holds no metrics.jsonl; give the folder of a run")
-    print(plot_run(run_dir))
+    print(plot_run(run_dir, growth_note(run_dir)))
     return 0
 
 
 def _sync(folders: list[Path], *, send: bool) -> int:
+    from lab.explain.explanation import explain_figures
     from lab.sweep.report import view_of
     from lab.tracking.closing import command
     from lab.tracking.sync import SyncError, rebuild
@@ -128,7 +144,10 @@ def _sync(folders: list[Path], *, send: bool) -> int:
 
     sweeps = [folder for folder in folders if (folder / "sweep.json").is_file()]
     try:
-        made = [os.path.relpath(rebuild(run_dir)) for run_dir in _runs_of(folders)]
+        made = [
+            os.path.relpath(rebuild(run_dir, explain_figures(run_dir)))
+            for run_dir in _runs_of(folders)
+        ]
     except SyncError as error:
         print(error, file=sys.stderr)
         return 1

@@ -53,6 +53,7 @@ class RecordKind(StrEnum):
         EVENT: ``event step`` and the event's own fields: a row of ``events.jsonl``.
         COMMIT: ``step``: to be answered by ``committed`` once every row up to it is on disk.
         LEAVING: it will end with ``RELOAD``, so the next worker can be started meanwhile.
+        EXPLAIN: ``explanation``: the content of ``explain.json``.
         PROGRESS: ``text``: how far something is that takes long before the first step.
         WARNING: ``text``, for the user.
         BAD_CONFIG: ``key value allowed`` of a ``ConfigError``; ``BAD_CONFIG`` follows.
@@ -66,6 +67,7 @@ class RecordKind(StrEnum):
     EVENT = "event"
     COMMIT = "commit"
     LEAVING = "leaving"
+    EXPLAIN = "explain"
     PROGRESS = "progress"
     WARNING = "warning"
     BAD_CONFIG = "bad_config"

@@ -25,7 +25,15 @@ FIRST_GROUPS = ("trainer", "model", "data", "adapter", "reload")  # of the setti
 # Not shown as differences: they follow from other settings, or say nothing about the training.
 HIDDEN_GROUPS = ("version", "name", "hardware", "tracker", "objective", "sweep")
 # Losses are equal bit for bit whatever these are.
-NOT_AFFECTING_LOSS = (*HIDDEN_GROUPS, "reload", "memory", "worker", "checkpoint", "fault")
+NOT_AFFECTING_LOSS = (
+    *HIDDEN_GROUPS,
+    "explain",
+    "reload",
+    "memory",
+    "worker",
+    "checkpoint",
+    "fault",
+)
 KEYS_NOT_AFFECTING_LOSS = ("train.val_interval_steps", "train.val_batches")
 
 LABEL_SETTINGS = 3  # in a label, where no sweep says which
@@ -119,12 +127,13 @@ def compare(runs: Sequence[Run], *, title: str, notes: Iterable[str] = ()) -> Co
         for i, (number, run) in enumerate(zip(numbers, runs, strict=True))
     )
     problems = [f"{entry.label}: {p}" for entry in entries for p in entry.run.problems]
+    explained = [f"{e.label}: {e.run.explained}" for e in entries if e.run.explained]
     return Comparison(
         title=clean(title),
         keys=tuple(keys),
         named_by=tuple(named_by),
         entries=entries,
-        notes=tuple(map(clean, (*notes, *_caveats(runs), *problems))),
+        notes=tuple(map(clean, (*notes, *_caveats(runs), *explained, *problems))),
     )
 
 

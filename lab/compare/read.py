@@ -11,6 +11,7 @@ from typing import Any, Self
 from lab.compare.find import RunLocation
 from lab.config.keys import Config
 from lab.config.schema import ConfigError, to_dict
+from lab.explain.report import growth_note
 from lab.plots.columns import Columns, read_columns_fast, read_reloads
 from lab.records.files import RunBusy, check_idle, read_summary
 from lab.records.summary import figures_so_far
@@ -70,6 +71,7 @@ class Run:
         swept: keys that its sweep varies.
         data: fingerprint of the training data, if known.
         problems: one line for each file that could not be read.
+        explained: what grows, who holds it and the remedy, where its ``explain.json`` says so.
     """
 
     folder: Path
@@ -84,6 +86,7 @@ class Run:
     columns: Columns
     reloads: tuple[ReloadPoint, ...]
     problems: tuple[str, ...]
+    explained: str = ""
 
 
 def read_run(location: RunLocation) -> Run:
@@ -114,6 +117,7 @@ def read_run(location: RunLocation) -> Run:
         columns=columns,
         reloads=tuple(_reload_point(event) for event in _reloads(folder, problems)),
         problems=tuple(problems),
+        explained=growth_note(folder),
     )
 
 

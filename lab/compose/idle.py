@@ -54,6 +54,7 @@ _UNKNOWN_TO_MLX_LM = (
     "memory.limit_gb",
     "memory.wired_fraction",
     "memory.cache_clear_interval",
+    "explain.enabled",
 )
 
 _ADAMW = {"weight_decay", "beta1", "beta2", "bias_correction"}

@@ -39,7 +39,8 @@ def schema(cls: type[Any]) -> type[Any]:
 
 
 def _default(spec: Field[Any]) -> Any:
-    return MISSING if spec.default is REQUIRED else spec.default
+    """MISSING too for a group that older saved configs lack: ``conf/config.yaml`` always has it."""
+    return MISSING if spec.default is REQUIRED or is_dataclass(spec.default) else spec.default
 
 
 def _node(hint: Any) -> Any:

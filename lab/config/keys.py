@@ -197,6 +197,11 @@ class Fault:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Explain:
+    enabled: bool = setting(False, auto=True)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Tracker:
     mode: str = setting(choices=("offline", "online", "none"))
     project: str | None = setting(None)
@@ -246,6 +251,7 @@ class Config:
     memory: Memory = setting()
     worker: Worker = setting()
     fault: Fault = setting()
+    explain: Explain = setting(Explain())
     tracker: Tracker = setting()
     sweep: Sweep = setting()
 

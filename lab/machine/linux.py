@@ -251,6 +251,15 @@ def heap_bytes() -> int | None:
     return info.in_use + info.hblkhd
 
 
+def heap_taken_bytes() -> int | None:
+    """What the C heap has taken from the system, free pieces that it keeps included, or None."""
+    call = _malloc_info()
+    if call is None:
+        return None
+    info = call()
+    return info.in_use + info.hblkhd + info.free
+
+
 # --- The disk, and sleep ------------------------------------------------------------------------
 
 

@@ -141,6 +141,31 @@ def available_and_swap_bytes() -> tuple[int | None, int | None]:
     return _or_none(available_bytes), _or_none(swap_bytes)
 
 
+class _MallocStatistics(ctypes.Structure):
+    """``malloc_statistics_t`` of <malloc/malloc.h>."""
+
+    _fields_ = [
+        ("blocks_in_use", ctypes.c_uint),
+        ("size_in_use", ctypes.c_size_t),
+        ("max_size_in_use", ctypes.c_size_t),
+        ("size_allocated", ctypes.c_size_t),
+    ]
+
+
+def heap_taken_bytes() -> int | None:
+    """What all malloc zones have taken from the system, free pieces included; None if unknown.
+
+    ``malloc_zone_statistics(NULL, ...)`` adds up every zone, as <malloc/malloc.h> documents.
+    """
+    found = _MallocStatistics()
+
+    def read() -> int:
+        ctypes.CDLL(LIBSYSTEM).malloc_zone_statistics(None, ctypes.byref(found))
+        return found.size_allocated
+
+    return _or_none(read)
+
+
 def trim_heap() -> None:
     """Do nothing: macOS reclaims freed heap itself."""
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 LABELS = 9  # reload reasons that fit side by side
-TITLE = 80  # letters
+TITLE, NOTE = 80, 130  # letters
 NEAR = 1.6  # a limit this many times above the highest memory still leaves the curves their height
 
 COLOURS = {
@@ -34,10 +34,13 @@ COLOURS = {
 }
 
 
-def plot_run(run_dir: Path) -> Path:
+def plot_run(run_dir: Path, note: str = "") -> Path:
     """Draw ``memory.png`` in a run's folder from its files alone; return its path.
 
     Memory is in GB of 2^30 bytes. A run without rows gets empty axes.
+
+    Arguments:
+        note: one line above the memory: what grows and who holds it.
 
     Raises:
         ConfigError: the folder is no run's, and its ``memory.png`` is somebody else's.
@@ -64,9 +67,11 @@ def plot_run(run_dir: Path) -> Path:
     _draw_loss(lower, columns)
     _upright(lower, reloads, lw=0.5, alpha=0.1)
     name = config.name if config is not None else run_dir.name
-    name = name if len(name) <= TITLE else name[: TITLE - 1] + "…"
+    name = _cut(name, TITLE)
     style = {"color": INK, "fontsize": 11, "fontweight": "bold", "parse_math": False}
     upper.set_title(name, loc="left", pad=20, **style)
+    if note:
+        _note(upper, _cut(note, NOTE), (0, 1.06), upper.transAxes, parse_math=False)
     figure.align_ylabels()
     with replacing(run_dir) as new:
         figure.savefig(new / path.name, metadata={"Software": MARK})
@@ -188,6 +193,10 @@ def _legend(axes: Axes) -> None:
 
 def _note(axes: Axes, text: str, at: tuple[float, float], transform: Any, **style: Any) -> None:
     axes.text(*at, text, transform=transform, **{"color": MUTED, "fontsize": 7} | style)
+
+
+def _cut(text: str, longest: int) -> str:
+    return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
 def _config(run_dir: Path) -> Config | None:

@@ -15,7 +15,7 @@ from lab.config.schema import ConfigError
 # With the names that files have until they are whole.
 RUN_FILES = (
     *("config.yaml", "metrics.jsonl", "events.jsonl", "checkpoints"),
-    *("summary.json", "summary.json.tmp", "memory.png"),
+    *("summary.json", "summary.json.tmp", "explain.json", "explain.json.tmp", "memory.png"),
 )
 SWEEP_FILES = (
     *("sweep.json", "job.json", "job.json.part"),

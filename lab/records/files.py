@@ -218,9 +218,16 @@ class RunFiles:
 
     def write_summary(self, summary: Mapping[str, object]) -> None:
         """Write ``summary.json`` atomically."""
-        path = self.run_dir / "summary.json"
-        temporary = path.with_name("summary.json.tmp")
-        text = json.dumps(finite(summary), indent=2, ensure_ascii=False) + "\n"
+        self._write("summary.json", summary)
+
+    def write_explanation(self, explanation: Mapping[str, object]) -> None:
+        """Write ``explain.json`` atomically; a later one replaces it."""
+        self._write("explain.json", explanation)
+
+    def _write(self, name: str, content: Mapping[str, object]) -> None:
+        path = self.run_dir / name
+        temporary = path.with_name(f"{name}.tmp")
+        text = json.dumps(finite(content), indent=2, ensure_ascii=False) + "\n"
         try:
             with temporary.open("w", encoding="utf-8") as file:
                 file.write(text)

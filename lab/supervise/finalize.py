@@ -13,6 +13,8 @@ from typing import Any
 from lab.config.keys import Config
 from lab.config.schema import ConfigError
 from lab.config.units import GB
+from lab.explain.explanation import explain_figures
+from lab.explain.report import growth_note
 from lab.machine.interpreter import environment_with_lab
 from lab.records.summary import SUMMARY_VERSION, summarise
 from lab.supervise.identity import lab_identity
@@ -54,7 +56,7 @@ def finalize(
         "weights_sha256": ended.get("weights_sha256"),
         "environment": {**environment, **_supervisor_environment()},
     }
-    problems = recorder.close_trackers(summary, exit_code)
+    problems = recorder.close_trackers(summary | explain_figures(run_dir), exit_code)
     # The summary comes last: a run cut off before it is resumed, and its W&B run with it.
     recorder.files.write_summary(summary)
     recorder.files.close()
@@ -106,7 +108,7 @@ def _draw_memory(run_dir: Path) -> None:
     from lab.plots.memory_plot import plot_run
 
     try:
-        plot_run(run_dir)
+        plot_run(run_dir, growth_note(run_dir))
     except (OSError, ConfigError) as error:
         log.warning("memory.png was not drawn: %s", error)
 

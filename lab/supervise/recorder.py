@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from lab.records.files import RunFiles
+from lab.explain.explanation import Explanation
+from lab.explain.report import headline
+from lab.records.files import MetricsLost, RunFiles
 from lab.supervise.replay import REPEATED_EVENTS, same_loss
 
 if TYPE_CHECKING:
     from lab.tracking.trackers import Tracker
+
+
+log = logging.getLogger("lab")
 
 
 class RunRecorder:
@@ -71,6 +77,14 @@ class RunRecorder:
         self.files.event(row)
         for tracker in self.trackers:
             tracker.event(row)
+
+    def explanation(self, explanation: Mapping[str, Any]) -> None:
+        """Store what the worker found of memory that grows, and say it; a run goes on without."""
+        try:
+            self.files.write_explanation(explanation)
+        except MetricsLost as error:
+            log.warning("%s", error)
+        log.warning("%s", headline(Explanation.of(explanation)))
 
     def close_trackers(self, summary: Mapping[str, object], exit_code: int) -> list[str]:
         """Close them once, and return one line for each problem that the user should know of."""

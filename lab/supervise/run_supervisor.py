@@ -241,10 +241,11 @@ class RunSupervisor:
                 worker.send(Command.COMMITTED, record["step"])
             case RecordKind.LEAVING:
                 self._start_standby()
-            case RecordKind.PROGRESS:
-                log.info("%s", record["text"])
-            case RecordKind.WARNING:
-                log.warning("%s", record["text"])
+            case RecordKind.EXPLAIN:
+                self._recorder.explanation(record["explanation"])
+            case RecordKind.PROGRESS | RecordKind.WARNING as kind:
+                level = logging.INFO if kind == RecordKind.PROGRESS else logging.WARNING
+                log.log(level, "%s", record["text"])
             case RecordKind.READY:
                 self._handle_ready(record)
             case RecordKind.ERROR | RecordKind.BAD_CONFIG:

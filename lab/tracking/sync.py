@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,8 +19,11 @@ class SyncError(RuntimeError):
     """W&B failed; the message is its error."""
 
 
-def rebuild(run_dir: Path) -> Path:
+def rebuild(run_dir: Path, more: Mapping[str, object]) -> Path:
     """Write one complete offline W&B run in place of any unfinished one.
+
+    Arguments:
+        more: what its summary has beside ``summary.json``.
 
     Returns:
         Its folder, which ``wandb sync`` uploads.
@@ -40,7 +44,7 @@ def rebuild(run_dir: Path) -> Path:
         origin=origin,
         finish_seconds=FINISH_SECONDS,
     )
-    problems = tracker.close(summary, 0 if summary.get("state") == "completed" else 1)
+    problems = tracker.close({**summary, **more}, 0 if summary.get("state") == "completed" else 1)
     folder = wandb_folder(config, outputs)
     assert folder is not None
     made = next(folder.glob(f"offline-run-*-{origin.run_id}"), None)

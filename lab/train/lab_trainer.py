@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import mlx.core as mx
 import mlx.nn as nn
 
+from lab.explain import watch_calls
+from lab.explain.explainer import Explainer
 from lab.protocol import Outcome, RecordKind
 from lab.train import checkpoint, memory
 from lab.train.channel import Channel
@@ -29,6 +32,7 @@ class LabTrainer:
             ConfigError: the model cannot be built.
         """
         self._context, self._channel, self._reporter = context, channel, reporter
+        self._explainer = _explainer(context, channel)
         self._session = self._open(resume_from)
 
     @property
@@ -45,7 +49,7 @@ class LabTrainer:
 
     def run(self) -> Outcome:
         """Train until the run ends, is stopped, or another process is to take over."""
-        loop = Loop(self._context, self._channel, self._reporter)
+        loop = Loop(self._context, self._channel, self._reporter, self._explainer)
         while True:
             outcome, pending = loop.run(self._session), self.progress.pending
             if outcome is not Outcome.RELOAD or not pending or pending.method != "in_process":
@@ -63,3 +67,18 @@ class LabTrainer:
             except CheckpointError as error:
                 self._channel.send(RecordKind.WARNING, text=f"checkpoint skipped: {error}")
         return Session(self._context)
+
+
+def _explainer(context: TrainingContext, channel: Channel) -> Explainer | None:
+    """The explainer, watching what is compiled from now on."""
+    if not context.config.explain.enabled:
+        return None
+
+    def send(explanation: dict[str, object]) -> None:
+        channel.send(RecordKind.EXPLAIN, explanation=explanation)
+
+    def warn(text: str) -> None:
+        channel.send(RecordKind.WARNING, text=text)
+
+    shared = not mx.cuda.is_available()
+    return Explainer(watch_calls.watch(), send, shared=shared, warn=warn)

@@ -11,6 +11,7 @@ import mlx.core as mx
 
 from lab.config.units import GB
 from lab.data.batches import Batch
+from lab.explain.explainer import Explainer
 from lab.faults.fault import Moment
 from lab.protocol import Outcome, RecordKind
 from lab.records.growth import Trend
@@ -27,8 +28,15 @@ from lab.train.session import Session, SessionTimes, TrainingContext
 class Loop:
     """Trains one session at a time, until the run ends or the session must be replaced."""
 
-    def __init__(self, context: TrainingContext, channel: Channel, reporter: Reporter) -> None:
+    def __init__(
+        self,
+        context: TrainingContext,
+        channel: Channel,
+        reporter: Reporter,
+        explainer: Explainer | None = None,
+    ) -> None:
         self._context, self._channel, self._reporter = context, channel, reporter
+        self._explainer = explainer
         self._config = context.config
         self._triggers = reload_policy.active_triggers(self._config.reload)
         adapts = self._config.reload.policy == "adaptive"
@@ -76,6 +84,9 @@ class Loop:
         if self._remedies:
             self._remedies.see_step(session, reading, seconds)
         session.step_seconds.append(seconds)
+        if self._explainer is not None:
+            since = trend.since if trend else 0
+            self._explainer.after_step(session, step, reading, trend is not None, since)
         self._clear_cache(step, reading)
         if self._reporter.has_diverged(step, loss, grad_norm):
             return Outcome.NONFINITE

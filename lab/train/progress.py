@@ -42,6 +42,7 @@ class Progress:
         policy: state of the reload policy.
         pending: a reload whose first step is still to come.
         ladder: what ``reload=adaptive`` remembers; None in any other policy.
+        censuses: taken by the explainer so far; None before the first.
     """
 
     step: int = 0
@@ -51,6 +52,7 @@ class Progress:
     policy: PolicyState = field(default_factory=PolicyState)
     pending: PendingReload | None = None
     ladder: Ladder | None = None
+    censuses: int | None = None
 
     def state_dict(self) -> dict[str, Any]:
         return asdict(self)

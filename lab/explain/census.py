@@ -1,0 +1,158 @@
+"""A count of what is alive: arrays by shape and type, Python objects by type, MLX's own figures.
+
+Counts hold numbers and names only, never an object, so that they keep nothing alive.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections import Counter, deque
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+
+from lab.explain.paths import type_name
+from lab.explain.watch_calls import Calls
+from lab.machine import process
+
+LONG = 16  # items of a container that may be what grows
+SAMPLE = 16  # of what grew; the holder of most of them is the holder
+Group = tuple[tuple[int, ...], str]
+"""Shape and dtype of an array."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What was alive after a step.
+
+    Attributes:
+        arrays: number of arrays by shape and type.
+        types: number of Python objects by the full name of their type.
+        heap: bytes that the C heap took from the system; None where that is not known.
+        traces: of each compiled function, by name and calling line.
+        streams: made so far, by calling line.
+    """
+
+    step: int
+    arrays: dict[Group, int]
+    types: dict[str, int]
+    heap: int | None
+    traces: dict[tuple[str, str], int]
+    streams: dict[str, int]
+
+
+def count(step: int, calls: Calls | None, objects: list[Any]) -> Counts:
+    """Count all that Python's collector knows of.
+
+    Arguments:
+        objects: ``gc.get_objects()``.
+    """
+    by_type = Counter(map(type, objects))
+    return Counts(
+        step=step,
+        arrays=Counter(group_of(item) for item in objects if type(item) is mx.array),
+        types={type_name(kind): number for kind, number in by_type.items()},
+        heap=process.heap_taken_bytes(),
+        traces={} if calls is None else {k: t.traces for k, t in calls.traced.items()},
+        streams={} if calls is None else dict(calls.streams),
+    )
+
+
+def take(step: int, calls: Calls | None) -> Counts:
+    """Count now."""
+    return count(step, calls, gc.get_objects())
+
+
+def objects_by_age() -> list[Any]:
+    """All that Python's collector knows of, roughly the oldest first."""
+    return [item for generation in (2, 1, 0) for item in gc.get_objects(generation)]
+
+
+def group_of(array: mx.array) -> Group:
+    return tuple(array.shape), str(array.dtype).rpartition(".")[2]
+
+
+@dataclass(frozen=True, slots=True)
+class Grown:
+    """Arrays of one shape and type that became more or fewer.
+
+    Attributes:
+        count, more: how many are computed, and how many more than before.
+        nbytes: of one of them.
+    """
+
+    group: Group
+    count: int
+    more: int
+    nbytes: int
+
+    @property
+    def bytes(self) -> int:
+        return self.more * self.nbytes
+
+    def __str__(self) -> str:
+        shape, dtype = self.group
+        return f"{list(shape)} {dtype}"
+
+
+def changed_arrays(before: Counts, arrays: list[mx.array]) -> list[Grown]:
+    """The groups of which there are more than before, or fewer; most bytes first.
+
+    Arguments:
+        arrays: those that are computed; a lazy one takes no memory of its own.
+    """
+    now = Counter(map(group_of, arrays))
+    sizes = {group_of(array): array.nbytes for array in arrays}
+    changed = [
+        Grown(group, now[group], now[group] - before.arrays.get(group, 0), sizes.get(group, 0))
+        for group in now.keys() | before.arrays.keys()
+        if now[group] != before.arrays.get(group, 0)
+    ]
+    return sorted(changed, key=lambda grown: -grown.bytes)
+
+
+def grown_types(before: Counts, now: Counts) -> list[tuple[str, int]]:
+    """Types of Python objects of which there are more, and how many more, the most first."""
+    more = {name: number - before.types.get(name, 0) for name, number in now.types.items()}
+    return sorted(((n, m) for n, m in more.items() if m > 0), key=lambda found: -found[1])
+
+
+def sample_of(items: list[Any], most: int = SAMPLE) -> list[Any]:
+    """A few of them, evenly spread."""
+    every = max(1.0, len(items) / most)
+    return [items[int(i * every)] for i in range(min(most, len(items)))]
+
+
+def size_of(sample: list[Any]) -> float:
+    """Mean bytes of some objects, with what only they may hold: numbers, text, other plain values.
+
+    Python's collector does not know of such values, so no count has them.
+    """
+    total = 0
+    for item in sample:
+        plain = [part for part in gc.get_referents(item) if not gc.is_tracked(part)]
+        total += sum(map(sys.getsizeof, (item, *plain)))
+    return total / max(len(sample), 1)
+
+
+def container_sizes() -> dict[int, int]:
+    """The number of items of each longer container, by its ``id``."""
+    return {id(item): len(item) for item in gc.get_objects() if _is_long(item)}
+
+
+def grown_containers(sizes: dict[int, int], objects: list[Any]) -> list[tuple[Any, float]]:
+    """The containers that took in items, with about how many bytes, the most first."""
+    grown = []
+    for item in objects:
+        if _is_long(item) and (more := len(item) - sizes.get(id(item), len(item))) > 0:
+            newest = list(item.values() if isinstance(item, dict) else item)[-more:]
+            plain = [part for part in sample_of(newest) if not gc.is_tracked(part)]
+            if plain:
+                grown.append((item, more * sum(map(sys.getsizeof, plain)) / len(plain)))
+    return sorted(grown, key=lambda found: -found[1])
+
+
+def _is_long(item: Any) -> bool:
+    return type(item) in (list, dict, set, deque) and len(item) >= LONG

@@ -1,0 +1,71 @@
+"""``lab explain``: what grows in a run, who holds it, what gives it back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lab.config.schema import ConfigError
+from lab.explain.curve import explain_curve
+from lab.explain.explanation import EXPLAIN_FILE, Explanation, read_explanation
+from lab.explain.report import headline, lines
+from lab.records.files import RunBusy, check_idle, read_summary
+from lab.records.rows import read_rows
+
+
+def explain_one(run_dir: Path, as_json: bool) -> int:
+    """Print the explanation of one run, from its census or else from its curve.
+
+    Raises:
+        ConfigError: there is no run, or its ``explain.json`` cannot be read.
+    """
+    found, source = _explanation(run_dir)
+    if as_json:
+        print(json.dumps(found, indent=2, ensure_ascii=False))
+        return 0
+    print("\n".join(lines(Explanation.of(found))))
+    print(f"  {'from':<8} {source}{_state(run_dir)}")
+    return 0
+
+
+def explain_sweep(run_dirs: Sequence[Path], as_json: bool) -> int:
+    """Print one line for each run of a sweep; a run that cannot be read is said, and no error."""
+    found: dict[str, Any] = {}
+    for run_dir in run_dirs:
+        try:
+            found[run_dir.name] = _explanation(run_dir)[0]
+        except ConfigError as error:
+            found[run_dir.name] = {"error": str(error)}
+    if as_json:
+        print(json.dumps(found, indent=2, ensure_ascii=False))
+        return 0
+    width = max(map(len, found), default=0)
+    for name, content in found.items():
+        said = content.get("error") or headline(Explanation.of(content))
+        print(f"{name:<{width}}  {said}")
+    return 0
+
+
+def _explanation(run_dir: Path) -> tuple[Mapping[str, Any], str]:
+    """The content of ``explain.json`` as far as it is well-formed, and where it comes from."""
+    explained = read_explanation(run_dir)
+    if explained is not None:
+        content = json.loads((run_dir / EXPLAIN_FILE).read_text(encoding="utf-8"))
+        return content, f"a census of the running process ({EXPLAIN_FILE})"
+    if not (run_dir / "metrics.jsonl").is_file():
+        raise ConfigError("run", run_dir, "holds no metrics.jsonl; give the folder of a run")
+    return explain_curve(read_rows(run_dir)), "its curve alone: no census was taken"
+
+
+def _state(run_dir: Path) -> str:
+    """What became of the run, where it has not simply ended."""
+    try:
+        check_idle(run_dir)
+        state = read_summary(run_dir).get("state", "killed")
+    except RunBusy:
+        return "; the run still goes on"
+    except (ConfigError, OSError):
+        return ""
+    return "" if state == "completed" else f"; the run was {state}"

@@ -1,0 +1,52 @@
+"""Real runs whose memory grows by a known cause: kind, holder and remedy, and the same bits."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab.explain.command import explain_one
+from lab.faults.truth import TRUTHS
+from tests.runs import Run, start
+
+SHORT = ("train.steps=24", "reload=none", "checkpoint.interval_steps=0", "data=stdlib_docs")
+NAMED = ("trainer_list", "exceptions", "cycles", "lazy_loss", "token_memo", "streams")
+
+
+def explained(run: Run) -> dict[str, Any]:
+    return json.loads((run.folder / "explain.json").read_text())
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_a_faults_kind_holder_and_remedy(tmp_path: Path, name: str) -> None:
+    run = start(tmp_path / name, f"fault={name}", *SHORT)
+    found, truth = explained(run), TRUTHS[name]
+    assert (found["kind"], found["remedy"]) == (truth.kind, truth.remedy)
+    assert truth.holder is None or truth.holder in found["holder"]
+    # Outside MLX the alarm itself comes later: the heap is read as often as its cost allows.
+    assert found["step"] <= (15 if "active" in truth.seen_by else 24)
+    assert sum(kind["mb_per_step"] for kind in found["kinds"]) == pytest.approx(
+        found["mb_per_step"]
+    )
+    assert 0.8 < found["mb_per_step"] < 1.3
+    tried = {r["remedy"] for r in found["remedies"] if r["freed_gb"] is not None}
+    assert tried == {"clear_cache", "collect"}  # what drops no state
+
+
+def test_the_loss_is_the_same_with_and_without(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    one = start(tmp_path / "one", "fault=trainer_list", *SHORT)
+    two = start(tmp_path / "two", "fault=trainer_list", "explain.enabled=false", *SHORT)
+    assert one.column("loss") == two.column("loss")
+    assert one.summary["weights_sha256"] == two.summary["weights_sha256"]
+    assert not (two.folder / "explain.json").exists()
+    capsys.readouterr()
+    assert explain_one(one.folder, as_json=True) == 0
+    assert json.loads(capsys.readouterr().out) == explained(one)
+    assert explain_one(one.folder, as_json=False) == 0
+    said = capsys.readouterr().out
+    assert "arrays in lab.train.session.Session.faults[0].history[" in said
