@@ -60,6 +60,7 @@ class Explainer:
     ) -> None:
         self._calls, self._send, self._shared, self._warn = calls, send, shared, warn
         self._failed = False
+        self._first_step = 0  # of this worker's first explanation; later ones replace it
         self._session: Callable[[], object] = lambda: None
         self._steps = 0
         self._next_census = 0
@@ -177,9 +178,11 @@ class Explainer:
     def _report(self, found: Look, step: int, start: int) -> None:
         kind = largest(split(found.rates))
         grown = found.rates.total * (step - start)
-        self._send(
-            explanation(step, found.rates, found.found.get(kind, Found()), measure(), grown=grown)
+        self._first_step = self._first_step or step
+        said = explanation(
+            step, found.rates, found.found.get(kind, Found()), measure(), grown=grown
         )
+        self._send(said | {"first_step": self._first_step})
 
 
 def _with_lines(found: Found, grown: python_heap.PythonGrowth, least: float) -> Found:
