@@ -45,7 +45,10 @@ from statistics import median
 from lab.config.units import MB
 
 ALPHA = 0.01  # the chance of any false alarm in a session
-_LENGTHS = 7  # blocks of 1, 2, 4, ... 64 steps
+# Blocks of 1, 2, 4, ... 64 steps, with their shares of alpha: more to the short ones, which decide
+# soonest; a long one needs hardly more blocks for it.
+_SHARES = (0.25, 0.25, 0.15, 0.12, 0.1, 0.08, 0.05)
+_LENGTHS = len(_SHARES)
 _SMOOTH = 4  # the rate is taken from blocks of up to 16 steps
 _POINTS = 25  # block minima that the conditions look at
 _STEADY, _STEADY_IN_WARM_UP = 0.8, 0.9
@@ -163,7 +166,7 @@ class _Channel:
         share: float = 0.0,
         span: int = 0,
     ) -> None:
-        self._streams = [_Stream(repeat, alpha / _LENGTHS) for _ in range(_LENGTHS)]
+        self._streams = [_Stream(repeat, alpha * share) for share in _SHARES]
         self._halves = [math.inf] * _LENGTHS
         self._least, self._share, self._span = least, share, span
         self._steps, self._until, self._level = 0, 0, 0
