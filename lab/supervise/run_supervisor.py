@@ -194,7 +194,7 @@ class RunSupervisor:
                     worker.kill()  # it downloads, indexes or loads: there is nothing to save
                 if record is not None:
                     self._handle(record, worker)
-                elif self._budget_metric == "process":
+                elif self._knows_device and self._budget_metric == "process":
                     self._keep_budget(worker, worker.memory_gb(), after_step=False)
             end = worker.close()
             stopped = signals.received and not worker.is_ready and end.outcome is Outcome.FAILED
@@ -290,6 +290,11 @@ class RunSupervisor:
             origin=self._origin,
             overrides=self._overrides,
         )
+
+    @property
+    def _knows_device(self) -> bool:
+        """Whether a worker has said what it trains on; on macOS the metric is the same anyway."""
+        return sys.platform != "linux" or bool(self._environment)
 
     @property
     def _budget_metric(self) -> str:

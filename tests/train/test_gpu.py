@@ -6,13 +6,16 @@ deterministic by itself: ``train.deterministic`` (the default) must make it so.
 
 from __future__ import annotations
 
+import json
 import statistics
 from pathlib import Path
 
 import pytest
 
-from lab.config.units import GB
-from tests.runs import start
+from lab.config.units import GB, MB
+from lab.faults.truth import TRUTHS
+from lab.records.rows import metric_gb
+from tests.runs import Run, config_of, start
 from tests.train.test_exact import METHODS, STRAIGHT, assert_same
 
 pytestmark = pytest.mark.gpu
@@ -72,6 +75,41 @@ def test_a_reload_above_a_threshold_frees_the_cache(tmp_path: Path) -> None:
     )  # fmt: skip
     assert run.events("reload")
     assert run.result.exit_code == 0
+
+
+def most(run: Run, metric: str) -> float:
+    """The highest that a memory metric was after any step, in GB."""
+    return max(metric_gb(row, metric) or 0.0 for row in run.rows)
+
+
+def test_adaptive_keeps_a_faults_memory_below_the_budget_and_changes_nothing(
+    tmp_path: Path,
+) -> None:
+    common = ("train.steps=48", "train.batch_size=8", "memory.cache_limit_gb=0.02")
+    straight = start(tmp_path / "straight", *STRAIGHT, *common)
+    metric = config_of().reload.metric
+    taken = max(most(straight, metric), *straight.column("memory/peak_gb"))
+    budget = taken + 40 * MB / GB
+    run = start(
+        tmp_path / "run", "reload=adaptive", f"memory.budget_gb={budget}",
+        "fault=[lazy_loss,module_list]", *common,
+    )  # fmt: skip
+    assert {e["reason"] for e in run.events("reload")} == {"adaptive"}
+    assert most(run, metric) <= budget
+    assert_same(run, straight, last=48)
+
+
+@pytest.mark.parametrize("fault", ["trainer_list", "lazy_loss"])
+def test_a_faults_kind_holder_and_remedy_are_explained(fault: str, tmp_path: Path) -> None:
+    run = start(
+        tmp_path / "run", *STRAIGHT, "explain.enabled=true", f"fault={fault}",
+        "train.steps=24", "train.batch_size=8",
+    )  # fmt: skip
+    found, truth = json.loads((run.folder / "explain.json").read_text()), TRUTHS[fault]
+    assert (found["kind"], found["remedy"]) == (truth.kind, truth.remedy)
+    assert found["holder"].startswith("lab.train.session.Session.faults[0].")
+    rates = {kind["kind"]: kind["mb_per_step"] for kind in found["kinds"]}
+    assert rates[truth.kind] == pytest.approx(1.0, rel=0.1)  # beside it MLX's cache still fills
 
 
 def test_a_reading_costs_little() -> None:
