@@ -104,8 +104,8 @@ def table_of(comparison: Comparison) -> DataFrame:
         **{f"reloads/{r}": [e.run.figures.reloads.get(r, 0) for e in entries] for r in reasons},
         **{f"remedies/{r}": [e.run.figures.remedies.get(r, 0) for e in entries] for r in rungs},
         **{
-            f"explain/{name}": list(texts)
-            for name, texts in zip(("kind", "holder", "remedy"), zip(*growth), strict=False)
+            f"explain/{name}": [texts[i] for texts in growth]
+            for i, name in enumerate(("kind", "holder", "remedy") if growth else ())
         },
         "loss_curve": [entry.loss_match for entry in entries],
     }  # fmt: skip
