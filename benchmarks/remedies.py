@@ -168,7 +168,8 @@ def with_section(page: str, section: str) -> str:
 def run_sweep(folder: Path, overrides: Sequence[str]) -> int:
     """Run ``experiment=remedies``, into a folder."""
     command = (sys.executable, ROOT / "train.py", "-m", "experiment=remedies")
-    return subprocess.run([*command, f"hydra.sweep.dir={folder}", *overrides]).returncode
+    words = [*command, f"hydra.sweep.dir={folder}", *overrides]
+    return subprocess.run(words, check=False).returncode
 
 
 def main() -> int:
