@@ -151,6 +151,7 @@ def run_train(arguments: Sequence[str], workdir: Path, fixture: Fixture) -> None
 
 TWO_OF = {
     "interval_sweep": ["reload.interval_steps=0,1"],
+    "remedies": ["fault=none,streams", "reload=none"],
     "threshold_sweep": ["reload.memory_threshold_gb=0,1"],
 }
 

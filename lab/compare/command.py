@@ -87,6 +87,7 @@ def table_of(comparison: Comparison) -> DataFrame:
     entries = comparison.entries
     reasons = sorted({reason for e in entries for reason in e.run.figures.reloads})
     rungs = sorted({rung for e in entries for rung in e.run.figures.remedies})
+    growth = [entry.run.growth for entry in entries] if comparison.is_explained else []
     columns: dict[str, Sequence[Any]] = {
         "run": [entry.number for entry in entries],
         "name": [entry.run.name for entry in entries],
@@ -102,6 +103,10 @@ def table_of(comparison: Comparison) -> DataFrame:
         },
         **{f"reloads/{r}": [e.run.figures.reloads.get(r, 0) for e in entries] for r in reasons},
         **{f"remedies/{r}": [e.run.figures.remedies.get(r, 0) for e in entries] for r in rungs},
+        **{
+            f"explain/{name}": [texts[i] for texts in growth]
+            for i, name in enumerate(("kind", "holder", "remedy") if growth else ())
+        },
         "loss_curve": [entry.loss_match for entry in entries],
     }  # fmt: skip
     return pl.DataFrame(columns)
@@ -150,11 +155,13 @@ def _console_table(comparison: Comparison) -> Table:
 
     names = short_names(comparison.keys)[:TERMINAL_SETTINGS]
     figures = ("steps", "loss", "peak GB", "reloads", "overhead", "tokens/s")
+    explained = ("what grows", "its remedy") if comparison.is_explained else ()
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
-    for name in ("run", *names, "state", *figures, "loss curve"):
+    for name in ("run", *names, "state", *figures, "loss curve", *explained):
         table.add_column(name, justify="right" if name in ("run", *figures) else "left")
     for entry in comparison.entries:
         result = entry.run.figures
+        kind, _, remedy = entry.run.growth
         table.add_row(
             str(entry.number),
             *entry.values[:TERMINAL_SETTINGS],
@@ -166,5 +173,6 @@ def _console_table(comparison: Comparison) -> Table:
             number(result.overhead_fraction, ".1%"),
             number(result.tokens_per_second, ",.0f"),
             entry.loss_match or "-",
+            *((kind or "-", remedy or "-") if explained else ()),
         )
     return table

@@ -21,7 +21,8 @@ GROUP_KEYS = {
     "reload": "reload.policy",
     "hardware": "hardware.name",
 }
-FIRST_GROUPS = ("trainer", "model", "data", "adapter", "reload")  # of the settings not swept
+# Of the settings that are not swept.
+FIRST_GROUPS = ("fault", "trainer", "model", "data", "adapter", "reload")
 # Not shown as differences: they follow from other settings, or say nothing about the training.
 HIDDEN_GROUPS = ("version", "name", "hardware", "tracker", "objective", "sweep")
 # Losses are equal bit for bit whatever these are.
@@ -91,6 +92,11 @@ class Comparison:
     notes: tuple[str, ...]
 
     @property
+    def is_explained(self) -> bool:
+        """Whether any run says what grows in it."""
+        return any(entry.run.explained for entry in self.entries)
+
+    @property
     def figure(self) -> str:
         """The memory figure shown first: ``process`` if most policies watch it, else ``peak``."""
         metrics = [e.run.settings.get("reload.metric", "process") for e in self.entries]
@@ -127,13 +133,12 @@ def compare(runs: Sequence[Run], *, title: str, notes: Iterable[str] = ()) -> Co
         for i, (number, run) in enumerate(zip(numbers, runs, strict=True))
     )
     problems = [f"{entry.label}: {p}" for entry in entries for p in entry.run.problems]
-    explained = [f"{e.label}: {e.run.explained}" for e in entries if e.run.explained]
     return Comparison(
         title=clean(title),
         keys=tuple(keys),
         named_by=tuple(named_by),
         entries=entries,
-        notes=tuple(map(clean, (*notes, *_caveats(runs), *explained, *problems))),
+        notes=tuple(map(clean, (*notes, *_caveats(runs), *problems))),
     )
 
 
@@ -155,11 +160,17 @@ def differing(runs: Sequence[Run], swept: Sequence[str] = ()) -> list[str]:
         key
         for key in keys
         if (_group(key) not in HIDDEN_GROUPS or key in swept or key == "hardware.name")
-        and len({format_setting(settings.get(key)) for settings in known}) > 1
+        and len({format_setting(value) for value in _known_values(known, key)}) > 1
     ]
     first = {group: i for i, group in enumerate(FIRST_GROUPS)}
     found.sort(key=lambda key: first.get(_group(key), len(FIRST_GROUPS)))
     return sorted(found, key=lambda key: swept.index(key) if key in swept else len(swept))
+
+
+def _known_values(known: Sequence[Mapping[str, Any]], key: str) -> list[Any]:
+    """A setting's values; of a fault only where it is on, since ``fault`` says where that is."""
+    ours = [settings for settings in known if key in settings or not key.startswith("fault.")]
+    return [settings.get(key) for settings in ours]
 
 
 def _group(key: str) -> str:

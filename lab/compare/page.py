@@ -20,6 +20,7 @@ FIGURE_HEADS = (
     "state", "steps", "peak GB", "MLX peak GB", "mean GB", "slope MB/step", "reloads", "overhead",
     "tokens/s", "time", "final loss", "loss curve",
 )  # fmt: skip
+EXPLAINED_HEADS = ("what grows", "held by", "its remedy")
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ def render(comparison: Comparison, *, folder: Path, made: datetime) -> str:
     from jinja2 import Environment, FileSystemLoader
     from plotly.offline import get_plotlyjs
 
+    heads = (*FIGURE_HEADS, *(EXPLAINED_HEADS if comparison.is_explained else ()))
     ways = palettes(comparison)
     names = short_names([way.by for way in ways])
     colours = {name: way.colours for name, way in zip(names, ways, strict=True)}
@@ -55,10 +57,14 @@ def render(comparison: Comparison, *, folder: Path, made: datetime) -> str:
         comparison=comparison,
         heads=[
             *zip(short_names(comparison.keys), comparison.keys, strict=True),
-            *zip(FIGURE_HEADS, FIGURE_HEADS, strict=True),
+            *((name, name) for name in heads),
         ],
         rows=[
-            (entry, cells(entry), clean(os.path.relpath(entry.run.folder, folder)))
+            (
+                entry,
+                cells(entry, is_explained=comparison.is_explained),
+                clean(os.path.relpath(entry.run.folder, folder)),
+            )
             for entry in comparison.entries
         ],
         switches={
@@ -89,8 +95,12 @@ def _data(comparison: Comparison, traces: list[Trace]) -> dict[str, Any]:
     }
 
 
-def cells(entry: Entry) -> list[Cell]:
-    """The cells of a run's row after its number."""
+def cells(entry: Entry, *, is_explained: bool) -> list[Cell]:
+    """The cells of a run's row after its number.
+
+    Arguments:
+        is_explained: the table says what grows.
+    """
     run, figures = entry.run, entry.run.figures
     done = (*figures.reloads.items(), *figures.remedies.items())
     reloads = ", ".join(f"{count} {name}" for name, count in done)
@@ -108,7 +118,12 @@ def cells(entry: Entry) -> list[Cell]:
         Cell(duration(figures.seconds), figures.seconds or 0.0),
         _figure(figures.final_loss, ".4f"),
         Cell(entry.loss_match or "-", entry.loss_match, is_number=False),
+        *(_text(text) for text in (entry.run.growth if is_explained else ())),
     ]
+
+
+def _text(text: str) -> Cell:
+    return Cell(clean(text) or "-", text, is_number=False)
 
 
 def _setting(text: str) -> Cell:

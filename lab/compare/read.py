@@ -11,7 +11,7 @@ from typing import Any, Self
 from lab.compare.find import RunLocation
 from lab.config.keys import Config
 from lab.config.schema import ConfigError, to_dict
-from lab.explain.report import growth_note
+from lab.explain.explanation import Explanation, read_explanation
 from lab.plots.columns import Columns, read_columns_fast, read_reloads
 from lab.records.files import RunBusy, check_idle, read_summary
 from lab.records.summary import figures_so_far
@@ -27,11 +27,16 @@ class ReloadPoint:
     reason: str
     freed_gb: float | None
     seconds: float | None
+    method: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
-    """A run's summary in numbers, None where unknown. Memory in GB of 2^30 bytes, time in s."""
+    """A run's summary in numbers, None where unknown. Memory in GB of 2^30 bytes, time in s.
+
+    Attributes:
+        remedy_seconds: in reloads and remedies, without checkpoints of their own.
+    """
 
     steps: int
     final_loss: float | None
@@ -42,6 +47,7 @@ class Figures:
     slope_mb_per_step: float | None
     overhead_fraction: float | None
     seconds: float | None
+    remedy_seconds: float
     reloads: Mapping[str, int]
     remedies: Mapping[str, int]
 
@@ -49,10 +55,12 @@ class Figures:
     def of(cls, summary: Mapping[str, Any]) -> Self:
         """Take the figures from a summary, in which anything may be missing or of another type."""
         times, steps = summary.get("seconds"), summary.get("steps")
-        plain = {"steps", "seconds", "reloads", "remedies"}
+        parts = times if isinstance(times, Mapping) else {}
+        plain = {"steps", "seconds", "remedy_seconds", "reloads", "remedies"}
         return cls(
             steps=steps if type(steps) is int else 0,
             seconds=_number(times.get("total")) if isinstance(times, Mapping) else None,
+            remedy_seconds=sum(_number(parts.get(name)) or 0.0 for name in ("reload", "remedy")),
             reloads=_counts(summary.get("reloads")),
             remedies=_counts(summary.get("remedies")),
             **{k: _number(summary.get(k)) for k in cls.__dataclass_fields__ if k not in plain},
@@ -65,13 +73,14 @@ class Run:
 
     Attributes:
         name: from its config, or its folder's if the config cannot be read.
-        settings: its config by dotted key; empty if it cannot be read.
+        settings: its config by dotted key, the names of its faults as ``fault``; empty if it cannot
+            be read.
         overrides: values that its sweep gave to the swept keys, used if ``settings`` is empty.
         job: its number in its sweep.
         swept: keys that its sweep varies.
         data: fingerprint of the training data, if known.
         problems: one line for each file that could not be read.
-        explained: what grows, who holds it and the remedy, where its ``explain.json`` says so.
+        explained: what grows, who holds it and the remedy; None where no ``explain.json`` says so.
     """
 
     folder: Path
@@ -86,7 +95,13 @@ class Run:
     columns: Columns
     reloads: tuple[ReloadPoint, ...]
     problems: tuple[str, ...]
-    explained: str = ""
+    explained: Explanation | None = None
+
+    @property
+    def growth(self) -> tuple[str, str, str]:
+        """Kind, holder and remedy of what grows, as text; empty where nothing is known to."""
+        found = self.explained or Explanation()
+        return found.kind, found.holder, found.remedy
 
 
 def read_run(location: RunLocation) -> Run:
@@ -96,6 +111,7 @@ def read_run(location: RunLocation) -> Run:
     problems = [problem] if problem else []
     settings = _settings(folder, problems)
     state = _state(location)
+    explained = _explained(folder, problems)
     summary = _summary(folder, problems) if state != "running" else {}
     if not summary and state != "refused":
         summary, problem = figures_so_far(folder, columns.rows())
@@ -117,7 +133,7 @@ def read_run(location: RunLocation) -> Run:
         columns=columns,
         reloads=tuple(_reload_point(event) for event in _reloads(folder, problems)),
         problems=tuple(problems),
-        explained=growth_note(folder),
+        explained=explained,
     )
 
 
@@ -126,7 +142,7 @@ def _settings(folder: Path, problems: list[str]) -> dict[str, Any]:
         problems.append("has no config.yaml; it is shown by its folder's name")
         return {}
     try:
-        return flat(to_dict(Config.load(folder / "config.yaml")))
+        return with_faults_named(flat(to_dict(Config.load(folder / "config.yaml"))))
     except ConfigError as error:
         ours = error.key == str(folder / "config.yaml")
         problems.append(
@@ -145,6 +161,23 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             found[f"{prefix}{key}"] = value
     return found
+
+
+def with_faults_named(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Name the faults in one setting, ``fault``, and leave those out that are not on."""
+    kept = {k: v for k, v in settings.items() if v is not None or not k.startswith("fault.")}
+    names = dict.fromkeys(key.split(".")[1] for key in kept if key.startswith("fault."))
+    return kept | {"fault": ", ".join(names) or "none"}
+
+
+def _explained(folder: Path, problems: list[str]) -> Explanation | None:
+    """What a run's ``explain.json`` says, where memory grows."""
+    try:
+        found = read_explanation(folder)
+    except ConfigError as error:
+        problems.append(f"explain.json {error.allowed}")
+        return None
+    return found if found is not None and found.grows else None
 
 
 def _swept_overrides(location: RunLocation) -> dict[str, str]:
@@ -188,6 +221,7 @@ def _reload_point(event: Mapping[str, Any]) -> ReloadPoint:
         reason=clean(str(event.get("reason"))),
         freed_gb=_number(event.get("freed_gb")),
         seconds=sum(max(t, 0.0) for t in times if t is not None) if times else None,
+        method=clean(str(event.get("method"))),
     )
 
 

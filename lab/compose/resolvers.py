@@ -29,6 +29,7 @@ def register() -> None:
         "deferred": lambda option: option,
         "machine": lambda key: getattr(probe_machine(), key),
         "model_tier": model_size.tier_of_folder,
+        "pick": lambda name, options, other: options.get(name, other),
     }
     for name, resolver in resolvers.items():
         OmegaConf.register_new_resolver(name, resolver, replace=True)
