@@ -201,6 +201,10 @@ def run_module(arguments: Sequence[str], workdir: Path, _: Fixture) -> None:
     if module == "benchmarks":
         call(sys.executable, "-m", module, *rest, "--list", cwd=workdir)  # names are checked
         return
+    if module == "benchmarks.remedies":
+        assert rest == ["SWEEP"]
+        assert "SWEEP" in call(sys.executable, "-m", module, "--help", cwd=workdir).upper()
+        return
     assert (module, rest) == ("lab.machine", [])
     assert json.loads(call(sys.executable, "-m", module, cwd=workdir))["cores"] > 0
 
@@ -259,6 +263,12 @@ def run_plot(arguments: Sequence[str], workdir: Path, fixture: Fixture) -> None:
     assert picture.exists()
 
 
+def run_explain(arguments: Sequence[str], workdir: Path, fixture: Fixture) -> None:
+    folder = run_or_sweep(arguments[0], fixture)
+    told = call(sys.executable, "-m", "lab.cli", "explain", folder, *arguments[1:], cwd=workdir)
+    assert json.loads(told)["version"] == 1 if "--json" in arguments else "short" in told
+
+
 def run_compare(arguments: Sequence[str], workdir: Path, fixture: Fixture) -> None:
     folder = run_or_sweep(arguments[0], fixture)
     call(sys.executable, "-m", "lab.cli", "compare", folder, *arguments[1:], cwd=workdir)
@@ -305,6 +315,7 @@ RUNNERS: dict[str, Callable[[Sequence[str], Path, Fixture], None]] = {
     "lab resume": run_resume,
     "lab reproduce": run_reproduce,
     "lab compare": run_compare,
+    "lab explain": run_explain,
     "lab plot": run_plot,
     "lab whatif": run_whatif,
     "lab sync": run_lab_sync,

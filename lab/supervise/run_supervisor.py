@@ -293,8 +293,8 @@ class RunSupervisor:
 
     @property
     def _knows_device(self) -> bool:
-        """Whether a worker has said what it trains on; on macOS the metric is the same anyway."""
-        return sys.platform != "linux" or bool(self._environment)
+        """Whether a worker has said what it trains on; ``mlx`` may mean CUDA, as ``auto`` does."""
+        return bool(self._environment) or self._config.reload.metric != "mlx"
 
     @property
     def _budget_metric(self) -> str:

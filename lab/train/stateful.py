@@ -132,7 +132,7 @@ def check_states(found: Mapping[str, State], expected: Mapping[str, State]) -> N
 def _check_value(found: Any, expected: Any, key: str) -> None:
     if isinstance(found, dict) and isinstance(expected, dict):
         _check_keys(found, expected, prefix=f"{key}.")
-        for name in expected.keys() & found.keys():
+        for name in (name for name in expected if name in found):
             _check_value(found[name], expected[name], f"{key}.{name}")
     elif isinstance(found, list) and isinstance(expected, list) and len(found) == len(expected):
         for index, items in enumerate(zip(found, expected, strict=True)):

@@ -258,7 +258,7 @@ def _foreign(folder: Path) -> None:
 
 def _other_version(folder: Path) -> None:
     config = folder / "config.yaml"
-    config.write_text(config.read_text().replace("version: 1", "version: 99"))
+    config.write_text(config.read_text().replace("version: 2", "version: 99", 1))
 
 
 def _no_rows(folder: Path) -> None:
