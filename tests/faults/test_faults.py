@@ -45,7 +45,13 @@ def test_all_at_once_change_nothing(method: str, straight: Run, tmp_path: Path) 
     assert first["validation_graph"]["step"] == 2  # the first validation
 
 
-@pytest.mark.parametrize("name", TRUTHS)
+# One of each kind and remedy; the others are alike, and run with the slow tests.
+MEASURED = {"lazy_loss", "module_list", "cycles", "ragged_cache", "compile_shapes", "streams"}
+ALIKE = sorted(TRUTHS.keys() - MEASURED)
+MODES = [*sorted(MEASURED), *(pytest.param(name, marks=pytest.mark.slow) for name in ALIKE)]
+
+
+@pytest.mark.parametrize("name", MODES)
 def test_it_grows_as_asked_and_the_known_remedy_is_the_cheapest(name: str) -> None:
     found = measure(name, mb=1.0, steps=24, overrides=("train.batch_size=4",))
     counter = COUNTER.get(TRUTHS[name].kind, "process")
