@@ -18,6 +18,7 @@ from lab.config.keys import Config
 from lab.machine.probe import probe_machine
 from lab.sweep.index import Job, SweepIndex
 from tests.composing import ROOT
+from tests.processes import command_of
 from tests.runs import QUICK, jsonl
 from tests.sweep.test_sweep import Done, jobs_below, new_sweep, resumed, run_of, states
 
@@ -109,7 +110,7 @@ class Begun:
         exit_code = self.process.wait(30)
         below = [child for child in self.below if not _is_agent_of_ray(child)]
         _, alive = psutil.wait_procs(below, 30)
-        assert [child.cmdline() for child in alive] == []
+        assert [command_of(child) for child in alive] == []
         return exit_code
 
     @property
@@ -119,9 +120,7 @@ class Begun:
 
 def _is_agent_of_ray(process: psutil.Process) -> bool:
     """Two of them, with nothing of a job's in them, see only after a minute that Ray was killed."""
-    with suppress(psutil.NoSuchProcess):
-        return any(re.match(r"ray::\w+Agent", word) for word in process.cmdline())
-    return False
+    return any(re.match(r"ray::\w+Agent", word) for word in command_of(process))
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from lab.config.schema import ConfigError
 from lab.sweep.index import Job, SweepIndex, jobs_of, state_of
 from lab.sweep.lease import SweepLease, is_leased
 from tests.composing import ROOT
+from tests.processes import running
 from tests.runs import QUICK, Result, Run, started
 
 LONG = 120  # steps of a job that is harmed after the first few
@@ -81,8 +82,7 @@ def interrupt(cwd: Path, *overrides: str, act: Callable[[subprocess.Popen], None
 
 
 def jobs_below(process: subprocess.Popen) -> list[psutil.Process]:
-    below = psutil.Process(process.pid).children(recursive=True)
-    return [child for child in below if "lab.sweep.job" in child.cmdline()]
+    return running("lab.sweep.job", below=process.pid, recursive=True)
 
 
 # --- One that fails among others ----------------------------------------------------------------

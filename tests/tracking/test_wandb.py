@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import psutil
 import pytest
 import wandb
 from wandb.util import get_core_path
@@ -27,6 +26,7 @@ from lab.records.rows import MEMORY_KEYS
 from lab.supervise import experiment
 from lab.supervise.experiment import Result
 from lab.tracking.wandb import WandbTracker
+from tests.processes import running
 from tests.runs import QUICK, Run, start, started
 from tests.tracked import SUMMARY, make_config, make_reload, make_row
 
@@ -267,8 +267,8 @@ def test_a_wandb_service_that_dies_costs_nothing(repo: Path, tmp_path: Path, mom
                 while not (service := running("wandb-core", below=process.pid)):
                     assert process.poll() is None
                 while moment == "writes" and not [*tmp_path.glob("outputs/wandb/*/*.wandb")]:
-                    assert service.is_running()
-                service.kill()
+                    assert service[0].is_running()
+                service[0].kill()
         said += line
     assert process.wait() == 0
     assert b"W&B failed: " in said
@@ -279,16 +279,9 @@ def test_a_wandb_service_that_dies_costs_nothing(repo: Path, tmp_path: Path, mom
     assert wandb_rows(tmp_path / "outputs") == {row["step"]: row["loss"] for row in rows}
 
 
-def running(name: str, *, below: int) -> psutil.Process | None:
-    """The child of a process with this in its command line, if there is one."""
-    children = psutil.Process(below).children()
-    return next((child for child in children if name in " ".join(child.cmdline())), None)
-
-
 @contextmanager
 def suspended(name: str, *, below: int) -> Iterator[None]:
-    process = running(name, below=below)
-    assert process is not None
+    [process] = running(name, below=below)
     process.suspend()
     yield
     process.resume()
