@@ -94,7 +94,7 @@ class Run:
         return {path: path.read_bytes() for path in self.run_dir.rglob("*") if path.is_file()}
 
     def worker(self) -> int | None:
-        pids = [e["pid"] for e in self.events() if e["event"] == "worker_started"]
+        pids = [e["pid"] for e in self.events() if e.get("event") == "worker_started"]
         return pids[-1] if pids else None
 
     def start(self) -> subprocess.Popen[bytes]:

@@ -57,12 +57,13 @@ class Origin:
             ConfigError: its config was edited since, or its first event is no ``run_started``.
         """
         config = run_dir / "config.yaml"
-        first = next(read_jsonl(run_dir / "events.jsonl"), None)
+        events = run_dir / "events.jsonl"
+        first = next(read_jsonl(events), None)
         if first is None:  # cut off before its first event
             return cls.new(config, None)
         run_id, group, digest = (first.get(k) for k in ("run_id", "group", "config_sha256"))
         if not isinstance(run_id, str) or not re.fullmatch(RUN_ID, run_id):
-            raise ConfigError("run", run_dir, "events.jsonl does not begin as a run's does")
+            raise ConfigError("run", f"{events}, line 1", "does not begin a run of this lab")
         if not isinstance(digest, str) or digest != sha256_of_file(config):
             raise ConfigError(
                 "run", config, "was changed since the run began; a changed run is a new run"

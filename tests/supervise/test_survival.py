@@ -232,6 +232,10 @@ def append(path: Path, text: str) -> None:
         file.write(text)
 
 
+def begin(path: Path, text: str) -> None:
+    path.write_text(text + path.read_text())
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -241,7 +245,11 @@ def append(path: Path, text: str) -> None:
         (lambda f: (f / "config.yaml").write_text("_target_: os.system"), "_target_"),
         (lambda f: (f / "config.yaml").write_bytes(b"\x80\x04K"), "cannot be read"),
         (lambda f: (f / "summary.json").write_text("[]"), "summary.json"),
-        (lambda f: edit(f / "events.jsonl", '"run_id": "', '"run_id": "../'), "does not begin"),
+        (
+            lambda f: edit(f / "events.jsonl", '"run_id": "', '"run_id": "../'),
+            "line 1: does not begin",
+        ),
+        (lambda f: begin(f / "events.jsonl", '{"a": 1}\n'), "events.jsonl, line 1"),
         (lambda f: append(f / "events.jsonl", '{"event": "reload", "st\n'), r"events.jsonl, line "),
         (lambda f: append(f / "events.jsonl", '{"a": 1}\n'), r"events.jsonl, line "),
         (lambda f: append(f / "metrics.jsonl", "somebody's"), r"metrics.jsonl, line "),
