@@ -22,7 +22,7 @@ from lab.supervise import experiment
 from lab.supervise.experiment import Result
 from lab.supervise.run_supervisor import RunSupervisor
 from lab.supervise.worker_process import WorkerProcess
-from tests.runs import QUICK, Run, assert_ended_as, start, started
+from tests.runs import QUICK, Run, assert_ended_as, jsonl, start, started
 
 STEPS = ("train.steps=20", "reload=none", "checkpoint.interval_steps=4")
 
@@ -161,6 +161,15 @@ def test_a_run_that_cannot_keep_its_budget_ends_with_3_and_a_checkpoint(tmp_path
     assert 0 < len(run.rows) < 50
     assert newest(run).name == f"step_{len(run.rows)}"
     assert all(e["memory_gb"] > e["budget_gb"] == 0.01 for e in breaches)
+
+
+def test_the_host_s_memory_is_not_held_against_a_device_s_budget(tmp_path: Path) -> None:
+    """``mlx`` may mean an accelerator: which memory counts is known once a worker has said it."""
+    overrides = ("reload=none", "reload.metric=mlx", "memory.budget_gb=0.01", "train.steps=20")
+    run = start(tmp_path / "run", *QUICK, *overrides)
+    assert run.result.exit_code == 3  # of a CPU the process's memory counts
+    kinds = [e["event"] for e in jsonl(run.folder / "events.jsonl")]
+    assert kinds.index("worker_started") < kinds.index("budget_exceeded")
 
 
 def test_a_breach_is_answered_by_another_process(tmp_path: Path, straight: Run) -> None:
