@@ -100,7 +100,7 @@ def _check_wandb(run: Run) -> None:
     folders = list((run.folder / "outputs" / "wandb").glob("offline-run-*"))
     if len(folders) != 1:
         raise Lost(f"{len(folders)} W&B runs")
-    inspect = [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", "--json"]
+    inspect = [sys.executable, "-m", "wandb", "leet", "inspect", "--json"]
     said = subprocess.run([*inspect, str(folders[0])], capture_output=True, text=True, check=True)
     records = [json.loads(line) for line in said.stdout.splitlines()]
     history = [r["history"]["item"] for r in records if r["type"] == "history"]

@@ -57,6 +57,7 @@ class Run:
         foreign: files of others in its folder, and what is in them.
         of_day, of_machine: how far its machine's two clocks were set, in seconds.
         seconds: for which it ran so far, by a clock that nobody sets.
+        sittings: how often it was started or resumed.
     """
 
     folder: Path
@@ -69,6 +70,7 @@ class Run:
     of_day: float = 0.0
     of_machine: float = 0.0
     seconds: float = 0.0
+    sittings: int = 0
     _began: float = 0.0
 
     @property
@@ -118,7 +120,8 @@ class Run:
         temporary = self.folder.parent / "temporary"  # of all runs: a cache without a home is there
         temporary.mkdir(exist_ok=True)
         environment["TMPDIR"] = str(temporary)
-        with self._log.open("ab") as log:
+        self.sittings += 1
+        with self._log.open("wb") as log:
             self._began = time.monotonic()
             self.process = subprocess.Popen(
                 [sys.executable, *arguments],
@@ -128,7 +131,8 @@ class Run:
 
     @property
     def _log(self) -> Path:
-        return self.folder / "log.txt"
+        """Of this sitting alone: what a killed one started may go on writing for a moment."""
+        return self.folder / f"log-{self.sittings}.txt"
 
     def wait(self) -> int:
         assert self.process is not None
@@ -147,10 +151,9 @@ class Run:
             Lost: it does something else.
         """
         before = self.contents()
-        said_before = self._log.stat().st_size if self._log.exists() else 0
         self.launch_new() if is_new else self.start()
         code = self.wait()
-        said = self._log.read_bytes()[said_before:].decode(errors="replace")
+        said = self._log.read_text(errors="replace")
         if code != 2 or naming not in said or said.count("\n") != 1:
             raise Lost(f"exit code {code} and {said!r} where {naming!r} was to be refused")
         if changed := before.items() ^ self.contents().items():
