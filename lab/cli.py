@@ -22,7 +22,8 @@ def main() -> int:
         The exit code: that of the run where the command trains; 2 for a user's mistake.
     """
     arguments = _arguments()
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    out = sys.stderr if getattr(arguments, "json", False) else sys.stdout
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=out)
     logging.raiseExceptions = False  # `lab reproduce | head` closes stdout: no tracebacks
     try:
         match arguments.command:
@@ -44,7 +45,9 @@ def main() -> int:
 
                 return predict(arguments.folder, arguments.settings, as_json=arguments.json)
             case "explain":
-                return _explain(arguments.folder, as_json=arguments.json)
+                return _explain(
+                    arguments.folder, measures=arguments.measure, as_json=arguments.json
+                )
             case "plot":
                 return _plot(arguments.run_dir)
             case _:
@@ -85,6 +88,9 @@ def _arguments() -> argparse.Namespace:
     explain = commands.add_parser("explain", help="what grows, who holds it, what gives it back")
     explain.add_argument("folder", type=Path, help="of a run, or of a sweep")
     explain.add_argument("--json", action="store_true", help="as a program reads it")
+    explain.add_argument(
+        "--measure", action="store_true", help="what gives it back, in a copy of a run that ended"
+    )
     plot = commands.add_parser("plot", help="draw memory.png again, of a live run too")
     plot.add_argument("run_dir", type=Path)
     sync = commands.add_parser("sync", help="make W&B runs again from the files, and send them")
@@ -116,10 +122,15 @@ def _reproduce(run_dir: Path) -> int:
     return reproduce(run_dir)
 
 
-def _explain(folder: Path, *, as_json: bool) -> int:
+def _explain(folder: Path, *, measures: bool, as_json: bool) -> int:
     from lab.compare.find import find_runs
     from lab.explain.command import explain_one, explain_sweep
 
+    if measures:
+        from lab.reproduce.measure import measure
+
+        if code := measure(folder):
+            return code
     if (folder / "sweep.json").is_file():
         return explain_sweep([found.folder for found in find_runs([folder]).locations], as_json)
     return explain_one(folder, as_json)

@@ -87,6 +87,15 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def grown(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run whose memory grew."""
+    workdir = tmp_path_factory.mktemp("grown")
+    overrides = ("tracker=none", "reload=none", "fault=module_list", "train.steps=16", *SMALL)
+    call(sys.executable, ROOT / "train.py", *overrides, "hydra.run.dir=run", cwd=workdir)
+    return workdir / "run"
+
+
+@pytest.fixture(scope="module")
 def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that was ended by Ctrl-C."""
     workdir = tmp_path_factory.mktemp("interrupted")
@@ -264,8 +273,14 @@ def run_plot(arguments: Sequence[str], workdir: Path, fixture: Fixture) -> None:
 
 
 def run_explain(arguments: Sequence[str], workdir: Path, fixture: Fixture) -> None:
-    folder = run_or_sweep(arguments[0], fixture)
+    if measures := "--measure" in arguments:
+        folder = fixture("grown")
+    else:
+        folder = run_or_sweep(arguments[0], fixture)
     told = call(sys.executable, "-m", "lab.cli", "explain", folder, *arguments[1:], cwd=workdir)
+    if measures:
+        assert "remedy reload_process" in told
+        return
     assert json.loads(told)["version"] == 1 if "--json" in arguments else "short" in told
 
 

@@ -14,6 +14,8 @@ from lab.explain.report import headline, lines
 from lab.records.files import RunBusy, check_idle, read_summary
 from lab.records.rows import read_rows
 
+CURVE = "its curve alone: no census was taken"
+
 
 def explain_one(run_dir: Path, as_json: bool) -> int:
     """Print the explanation of one run, from its census or else from its curve.
@@ -21,7 +23,7 @@ def explain_one(run_dir: Path, as_json: bool) -> int:
     Raises:
         ConfigError: there is no run, or its ``explain.json`` cannot be read.
     """
-    found, source = _explanation(run_dir)
+    found, source = find_explanation(run_dir)
     if as_json:
         print(json.dumps(found, indent=2, ensure_ascii=False))
         return 0
@@ -35,7 +37,7 @@ def explain_sweep(run_dirs: Sequence[Path], as_json: bool) -> int:
     found: dict[str, Any] = {}
     for run_dir in run_dirs:
         try:
-            found[run_dir.name] = _explanation(run_dir)[0]
+            found[run_dir.name] = find_explanation(run_dir)[0]
         except ConfigError as error:
             found[run_dir.name] = {"error": str(error)}
     if as_json:
@@ -48,15 +50,16 @@ def explain_sweep(run_dirs: Sequence[Path], as_json: bool) -> int:
     return 0
 
 
-def _explanation(run_dir: Path) -> tuple[Mapping[str, Any], str]:
+def find_explanation(run_dir: Path) -> tuple[Mapping[str, Any], str]:
     """The content of ``explain.json`` as far as it is well-formed, and where it comes from."""
     explained = read_explanation(run_dir)
     if explained is not None:
         content = json.loads((run_dir / EXPLAIN_FILE).read_text(encoding="utf-8"))
-        return content, f"a census of the running process ({EXPLAIN_FILE})"
+        no_census = explained.step is None and explained.copied is not None
+        return content, CURVE if no_census else f"a census of the running process ({EXPLAIN_FILE})"
     if not (run_dir / "metrics.jsonl").is_file():
         raise ConfigError("run", run_dir, "holds no metrics.jsonl; give the folder of a run")
-    return explain_curve(read_rows(run_dir)), "its curve alone: no census was taken"
+    return explain_curve(read_rows(run_dir)), CURVE
 
 
 def _state(run_dir: Path) -> str:

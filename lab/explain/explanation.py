@@ -13,12 +13,12 @@ from lab.config.schema import ConfigError
 from lab.config.units import MB
 from lab.explain.advice import advice_on
 from lab.explain.kinds import KINDS, Rates, largest, split
+from lab.explain.measured import HALF, Copied
 
 EXPLAIN_FILE = "explain.json"
 EXPLAIN_VERSION = 1
 LONGEST, MOST_ROWS = 500, 50  # letters of a text, rows of a list, of what anybody may have written
 CONFIDENCE = 0.99  # that memory grows, where growth was found certain
-HALF = 0.5  # of what has grown
 REMEDIES = ("clear_cache", "collect", "reload_in_process", "reload_process", "none")
 
 
@@ -151,6 +151,7 @@ class Explanation:
         step: the step that it was made at; None for one made from a finished run's curve.
         kinds: MB a step of each kind.
         remedies: name, GB given back and seconds, the last two None where they were not measured.
+        copied: the copy that they were measured in; None where it was the run itself.
     """
 
     step: int | None = None
@@ -163,6 +164,7 @@ class Explanation:
     remedies: Sequence[tuple[str, float | None, float | None]] = ()
     remedy: str = ""
     measured: bool = False
+    copied: Copied | None = None
     what: Sequence[str] = ()
     advice: str = ""
 
@@ -181,6 +183,7 @@ class Explanation:
             remedies=list(_remedies(found.get("remedies"))),
             remedy=remedy if remedy in REMEDIES else "",
             measured=found.get("remedy_is") == "measured",
+            copied=Copied.of(found.get("copy")),
             what=list(_what(found.get("holders"))),
             advice=_text(found.get("advice")),
         )

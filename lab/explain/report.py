@@ -53,6 +53,12 @@ def lines(found: Explanation) -> Iterator[str]:
         else:
             how = f"{freed * 1024:8.2f} MB given back in {seconds:.3f} s"
         yield _line("remedy", f"{remedy:<18} {how}")
+    if (copied := found.copied) is not None:
+        where = f"a copy from step {copied.from_step} on"
+        grown = f"{copied.grown_gb * 1024:.2f} MB grew in {copied.steps} steps"
+        yield _line("measured", f"in {where}, where {grown}")
+        if copied.expected not in ("", found.remedy):
+            yield _line("expected", f"{copied.expected}, before it was measured")
     if found.step is not None:
         sure = "" if found.confidence is None else f", {found.confidence:.3g} sure that it grows"
         yield _line("seen", f"after step {found.step}{sure}")

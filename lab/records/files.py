@@ -218,30 +218,35 @@ class RunFiles:
 
     def write_summary(self, summary: Mapping[str, object]) -> None:
         """Write ``summary.json`` atomically."""
-        self._write("summary.json", summary)
+        write_json(self.run_dir / "summary.json", summary)
 
     def write_explanation(self, explanation: Mapping[str, object]) -> None:
         """Write ``explain.json`` atomically; a later one replaces it."""
-        self._write("explain.json", explanation)
-
-    def _write(self, name: str, content: Mapping[str, object]) -> None:
-        path = self.run_dir / name
-        temporary = path.with_name(f"{name}.tmp")
-        text = json.dumps(finite(content), indent=2, ensure_ascii=False) + "\n"
-        try:
-            with temporary.open("w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                process.fsync(file.fileno())
-            temporary.replace(path)
-        except OSError as error:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
-            raise MetricsLost(path, error) from error
+        write_json(self.run_dir / "explain.json", explanation)
 
     def close(self) -> None:
         self._metrics.close()
         self._events.close()
+
+
+def write_json(path: Path, content: Mapping[str, object]) -> None:
+    """Write one of a run's files atomically.
+
+    Raises:
+        MetricsLost: it cannot be written; what was there stays.
+    """
+    temporary = path.with_name(f"{path.name}.tmp")
+    text = json.dumps(finite(content), indent=2, ensure_ascii=False) + "\n"
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            process.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise MetricsLost(path, error) from error
 
 
 def read_summary(run_dir: Path) -> dict[str, Any]:

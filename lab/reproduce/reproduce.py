@@ -45,7 +45,7 @@ def reproduce(source: Path) -> int:
     Raises:
         ConfigError: the folder is not a run's, or its config or records cannot be read.
     """
-    config, then = _load(source), Records.read(source)
+    config, then = load_config(source), Records.read(source)
     config, notes = fit(config, probe_machine())
     if then.config_sha256 not in (None, sha256_of_file(source / "config.yaml")):
         notes.append(f"{relative(source)}/config.yaml was changed since its run began")
@@ -88,14 +88,19 @@ def _remedies(source: Path, then: Records) -> Remedies | None:
     return Remedies.of_run(read_jsonl(source / "events.jsonl"), until=until) if until else None
 
 
-def _load(source: Path) -> Config:
+def load_config(source: Path) -> Config:
+    """The config of a run.
+
+    Raises:
+        ConfigError: the folder is not a run's, or the config cannot be read.
+    """
     if (source / "config.yaml").is_file():
         return Config.load(source / "config.yaml")
     if not source.is_dir():
         raise ConfigError("run", source, "there is no such folder")
     job = min(source.glob("*/config.yaml"), default=None)
     if job is not None:
-        raise ConfigError("run", source, f"is a sweep; reproduce one of its runs: {job.parent}")
+        raise ConfigError("run", source, f"is a sweep; give one of its runs: {job.parent}")
     raise ConfigError("run", source, "is not a run's folder: it holds no config.yaml")
 
 
