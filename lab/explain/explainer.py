@@ -47,6 +47,7 @@ class Explainer:
         calls: what was compiled and which streams were made, watched since the worker's start.
         send: gets the content of ``explain.json``.
         shared: MLX's memory is part of the process's, as it is everywhere but on CUDA.
+        cache_is_cleared: now and then, so that its filling is no growth.
         warn: is told, once, of a census that failed; there is none after it.
     """
 
@@ -56,10 +57,12 @@ class Explainer:
         send: Callable[[dict[str, Any]], None],
         *,
         shared: bool,
+        cache_is_cleared: bool,
         warn: Callable[[str], None],
     ) -> None:
         self._calls, self._send, self._shared, self._warn = calls, send, shared, warn
-        self._failed = False
+        self._cache_is_cleared = cache_is_cleared
+        self._failed = self._grew = False
         self._first_step = 0  # of this worker's first explanation; later ones replace it
         self._session: Callable[[], object] = lambda: None
         self._steps = 0
@@ -98,8 +101,10 @@ class Explainer:
     def _after_step(
         self, session: Any, step: int, reading: Reading, *, growing: bool, since: int
     ) -> None:
-        if self._session() is not session:
+        ended = self._grew and not growing and self._trace is None
+        if self._session() is not session or ended:  # what comes is compared with what is now
             self._begin(session)
+        self._grew = growing
         self._steps += 1
         self._readings.add(
             step, active=reading.active, cache=reading.cache, process=reading.process
@@ -143,6 +148,7 @@ class Explainer:
             now=step,
             calls=self._calls,
             shared=self._shared,
+            cache_is_cleared=self._cache_is_cleared,
             in_heap=mx.default_device().type == mx.cpu,
         )
         if has_unknown_part(found.rates):
