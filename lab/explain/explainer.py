@@ -62,9 +62,9 @@ class Explainer:
     ) -> None:
         self._calls, self._send, self._shared, self._warn = calls, send, shared, warn
         self._cache_is_cleared = cache_is_cleared
-        self._failed = self._grew = False
+        self._failed = False
         self._first_step = 0  # of this worker's first explanation; later ones replace it
-        self._session: Callable[[], object] = lambda: None
+        self._test: Callable[[], object] = lambda: None  # for growth, of what is compared
         self._steps = 0
         self._next_census = 0
         self._baselines: list[Counts] = []
@@ -101,10 +101,9 @@ class Explainer:
     def _after_step(
         self, session: Any, step: int, reading: Reading, *, growing: bool, since: int
     ) -> None:
-        ended = self._grew and not growing and self._trace is None
-        if self._session() is not session or ended:  # what comes is compared with what is now
+        # A reload begins the test for growth anew, and a remedy: what grew before it may be gone.
+        if self._test() is not session.growth:
             self._begin(session)
-        self._grew = growing
         self._steps += 1
         self._readings.add(
             step, active=reading.active, cache=reading.cache, process=reading.process
@@ -118,7 +117,7 @@ class Explainer:
             del self._baselines[:-MOST_BASELINES]
 
     def _begin(self, session: Any) -> None:
-        self._session = weakref.ref(session)
+        self._test = weakref.ref(session.growth)
         self._steps = 0
         self._baselines, self._readings = [], Readings()
         if self._trace is not None:

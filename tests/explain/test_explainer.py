@@ -10,6 +10,7 @@ import pytest
 
 from lab.explain import census
 from lab.explain.explainer import Explainer
+from lab.records.growth import GrowthTest
 from lab.train import memory
 
 
@@ -18,6 +19,7 @@ class Session:
 
     def __init__(self) -> None:
         self.progress = SimpleNamespace(censuses=None)
+        self.growth = GrowthTest()
         self.kept: list[mx.array] = []
 
 
@@ -41,11 +43,13 @@ def test_growth_after_a_remedy_is_compared_with_what_the_remedy_left(
     """There are fewer arrays than before it, and still they become more."""
     session, explains = Session(), explainer(told)
     for step in range(1, 60):
-        if step == 31:
+        if step in (31, 33):  # two remedies, the second of which helps
+            session.growth = GrowthTest()
+        if step == 33:
             session.kept.clear()
         grow(session, 1, 2**16)
         growing = 8 <= step <= 30 or step >= 40
-        explains.after_step(session, step, memory.read(), growing, since=2 if step <= 30 else 33)
+        explains.after_step(session, step, memory.read(), growing, since=2 if step <= 30 else 34)
     path = f"{__name__}.Session.kept["
     assert [found["kind"] for found in told] == ["active", "active"]
     assert all((found["holder"] or "").startswith(path) for found in told)
