@@ -52,7 +52,7 @@ def find_holder(
     Arguments:
         session: the training session, a root of its own: a reload in process drops it.
         ignore: containers of the caller, which hold the sample too.
-        seconds: after which the search ends with what it has found.
+        seconds: of the processor, after which the search ends with what it has found.
 
     Returns:
         None where nothing that Python can see holds them: a local variable of a running function,
@@ -60,7 +60,7 @@ def find_holder(
     """
     search = _Search(sample, session, ignore)
     try:
-        return search.run(time.perf_counter() + seconds)
+        return search.run(time.thread_time() + seconds)
     finally:
         search.clear()
 
@@ -87,7 +87,7 @@ class _Search:
         frontier = list(self.known)
         for _ in range(MOST_LEVELS):
             frontier = self._level(frontier)
-            if not frontier or time.perf_counter() > deadline or self._covered() * 2 > self.count:
+            if not frontier or time.thread_time() > deadline or self._covered() * 2 > self.count:
                 break
         if not self.roots:
             return self._cycle() if not frontier else None
