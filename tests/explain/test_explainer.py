@@ -43,13 +43,13 @@ def test_growth_after_a_remedy_is_compared_with_what_the_remedy_left(
     """There are fewer arrays than before it, and still they become more."""
     session, explains = Session(), explainer(told)
     for step in range(1, 60):
-        if step in (31, 33):  # two remedies, the second of which helps
+        if step in (31, 35):  # two remedies, the second of which helps
             session.growth = GrowthTest()
-        if step == 33:
+        if step == 35:
             session.kept.clear()
         grow(session, 1, 2**16)
-        growing = 8 <= step <= 30 or step >= 40
-        explains.after_step(session, step, memory.read(), growing, since=2 if step <= 30 else 34)
+        growing = 8 <= step <= 30 or step >= 42
+        explains.after_step(session, step, memory.read(), growing, since=2 if step <= 30 else 36)
     path = f"{__name__}.Session.kept["
     assert [found["kind"] for found in told] == ["active", "active"]
     assert all((found["holder"] or "").startswith(path) for found in told)
