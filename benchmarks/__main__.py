@@ -27,7 +27,7 @@ QUICK = (
     "explain",
     "whatif",
 )
-SLOW = ("flat", "diagnose")  # only when named, or with --all
+SLOW = ("flat", "diagnose", "diagnose_slowly", "diagnose_smollm2")  # only when named, or with --all
 RESULTS = ROOT / "outputs" / "benchmarks"
 
 
@@ -37,7 +37,7 @@ def main() -> int:
     if arguments.list:
         for name in (*QUICK, *SLOW):
             about, _ = _about(name)
-            print(f"{name:<10} {about}{' (slow)' if name in SLOW else ''}")
+            print(f"{name:<16} {about}{' (slow)' if name in SLOW else ''}")
         return 0
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that child processes are ended
     options = Options(arguments.rounds, arguments.steps)

@@ -19,6 +19,7 @@ from lab.machine import process
 
 LONG = 16  # items of a container that may be what grows
 SAMPLE = 16  # of what grew; the holder of most of them is the holder
+TRIED, OVERHEAD = 256, 512  # arrays made to measure; bytes where the heap does not say
 Group = tuple[tuple[int, ...], str]
 """Shape and dtype of an array."""
 
@@ -81,36 +82,56 @@ class Grown:
     Attributes:
         count, more: how many are computed, and how many more than before.
         nbytes: of one of them.
+        overhead: bytes that MLX keeps for one beside them.
     """
 
     group: Group
     count: int
     more: int
     nbytes: int
+    overhead: float = 0.0
 
     @property
     def bytes(self) -> int:
         return self.more * self.nbytes
+
+    @property
+    def weight(self) -> float:
+        """Bytes that it grew by in all."""
+        return self.more * (self.nbytes + self.overhead)
 
     def __str__(self) -> str:
         shape, dtype = self.group
         return f"{list(shape)} {dtype}"
 
 
-def changed_arrays(before: Counts, arrays: list[mx.array]) -> list[Grown]:
-    """The groups of which there are more than before, or fewer; most bytes first.
+def changed_arrays(before: Counts, arrays: list[mx.array], overhead: float) -> list[Grown]:
+    """The groups of which there are more than before, or fewer; the heaviest first.
 
     Arguments:
         arrays: those that are computed; a lazy one takes no memory of its own.
+        overhead: bytes of one beside its content.
     """
     now = Counter(map(group_of, arrays))
     sizes = {group_of(array): array.nbytes for array in arrays}
     changed = [
-        Grown(group, now[group], now[group] - before.arrays.get(group, 0), sizes.get(group, 0))
+        Grown(group, now[group], more, sizes.get(group, 0), overhead)
         for group in now.keys() | before.arrays.keys()
-        if now[group] != before.arrays.get(group, 0)
+        if (more := now[group] - before.arrays.get(group, 0))
     ]
-    return sorted(changed, key=lambda grown: -grown.bytes)
+    return sorted(changed, key=lambda grown: -grown.weight)
+
+
+def array_overhead() -> float:
+    """Bytes that an array takes beside its content, of the C heap and of Python; measured on some.
+
+    It is a lower bound: buffers as small as theirs may come from MLX's cache.
+    """
+    before = process.heap_bytes()
+    arrays = [mx.array([0]) for _ in range(TRIED)]
+    after = process.heap_bytes()
+    heap = OVERHEAD if before is None or after is None else max(after - before, 0) / TRIED
+    return heap + sys.getsizeof(arrays[0])
 
 
 def grown_types(before: Counts, now: Counts) -> list[tuple[str, int]]:

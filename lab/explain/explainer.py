@@ -47,6 +47,7 @@ class Explainer:
         calls: what was compiled and which streams were made, watched since the worker's start.
         send: gets the content of ``explain.json``.
         shared: MLX's memory is part of the process's, as it is everywhere but on CUDA.
+        cache_is_cleared: now and then, so that its filling is no growth.
         warn: is told, once, of a census that failed; there is none after it.
     """
 
@@ -56,12 +57,14 @@ class Explainer:
         send: Callable[[dict[str, Any]], None],
         *,
         shared: bool,
+        cache_is_cleared: bool,
         warn: Callable[[str], None],
     ) -> None:
         self._calls, self._send, self._shared, self._warn = calls, send, shared, warn
+        self._cache_is_cleared = cache_is_cleared
         self._failed = False
         self._first_step = 0  # of this worker's first explanation; later ones replace it
-        self._session: Callable[[], object] = lambda: None
+        self._test: Callable[[], object] = lambda: None  # for growth, of what is compared
         self._steps = 0
         self._next_census = 0
         self._baselines: list[Counts] = []
@@ -98,7 +101,8 @@ class Explainer:
     def _after_step(
         self, session: Any, step: int, reading: Reading, *, growing: bool, since: int
     ) -> None:
-        if self._session() is not session:
+        # A reload begins the test for growth anew, and a remedy: what grew before it may be gone.
+        if self._test() is not session.growth:
             self._begin(session)
         self._steps += 1
         self._readings.add(
@@ -113,7 +117,7 @@ class Explainer:
             del self._baselines[:-MOST_BASELINES]
 
     def _begin(self, session: Any) -> None:
-        self._session = weakref.ref(session)
+        self._test = weakref.ref(session.growth)
         self._steps = 0
         self._baselines, self._readings = [], Readings()
         if self._trace is not None:
@@ -143,6 +147,7 @@ class Explainer:
             now=step,
             calls=self._calls,
             shared=self._shared,
+            cache_is_cleared=self._cache_is_cleared,
             in_heap=mx.default_device().type == mx.cpu,
         )
         if has_unknown_part(found.rates):

@@ -60,6 +60,7 @@ class Found:
         what: counts and bytes of what is held, one row each.
         signatures: of a compiled function: how many, and what changed.
         chain: operations of the longest lazy graph.
+        container: what takes in more and more, where the holder is one of its items.
     """
 
     holder: str | None = None
@@ -67,6 +68,7 @@ class Found:
     what: Sequence[Mapping[str, Any]] = ()
     signatures: Mapping[str, Any] | None = None
     chain: int | None = None
+    container: str | None = None
 
 
 def explanation(
@@ -109,7 +111,7 @@ def explanation(
         result["signatures"] = dict(found.signatures)
     if found.chain is not None:
         result["chain_operations"] = found.chain
-    return result | {"advice": advice_on(result, found.root)}
+    return result | {"advice": advice_on(result, found.root, found.container)}
 
 
 def _reachable(found: Found) -> Found:

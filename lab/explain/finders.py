@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import mlx.core as mx
@@ -42,6 +42,7 @@ def look(
     now: int,
     calls: Calls | None,
     shared: bool,
+    cache_is_cleared: bool,
     in_heap: bool,
 ) -> Look:
     """Compare what is alive with a baseline, and find who holds what became more.
@@ -50,6 +51,7 @@ def look(
         steps: over which it grew.
         now: this step.
         shared: MLX's memory is part of the process's.
+        cache_is_cleared: now and then, so that its filling is no growth.
         in_heap: MLX takes it from the C heap, as it does on the CPU.
     """
     objects = census.objects_by_age()
@@ -57,19 +59,23 @@ def look(
     lazy = graphs.lazy_arrays(arrays)
     computed = [array for array in arrays if id(array) not in lazy.ids]
     counts = census.count(now, calls, objects)
-    changed = census.changed_arrays(before, computed)
-    grown = [group for group in changed if group.bytes > 0]
+    overhead = census.array_overhead()
+    changed = census.changed_arrays(before, computed, overhead)
+    grown = [group for group in changed if group.more > 0]
     operations = sum(length for _, length in lazy.ends)
+    lasting = slopes.without_cache(shared=shared) if cache_is_cleared else slopes
     rates = Rates(
-        process=slopes.process,
-        active=slopes.active,
-        cache=slopes.cache,
+        process=lasting.process,
+        active=lasting.active,
+        cache=lasting.cache,
         visible=sum(group.bytes for group in changed) / steps,
         shared=shared,
         lazy_operations=operations / steps if operations >= steps else 0.0,
         traces=_more(counts.traces, before.traces) / steps,
         streams=_more(counts.streams, before.streams) / steps,
         heap=_heap_rate(before, counts, steps, slopes, in_heap=in_heap),
+        arrays=sum(group.more for group in changed) / steps,
+        overhead=overhead,
     )
     search = _Search(session, objects, arrays, computed, lazy.ends)
     least = SIGNIFICANT * rates.total * steps
@@ -121,7 +127,7 @@ class _Search:
     def arrays(self, grown: Sequence[Grown]) -> Found:
         """Who holds the newest of the arrays that became more."""
         newest: list[mx.array] = []
-        for group in [g for g in grown if g.bytes >= LEAST_SHARE * grown[0].bytes][:MOST_GROUPS]:
+        for group in [g for g in grown if g.weight >= LEAST_SHARE * grown[0].weight][:MOST_GROUPS]:
             newest += self._newest(group)
         holder = self._holder(newest)
         return _found(holder, [_group_row(group) for group in grown[:MOST_GROUPS]])
@@ -141,7 +147,7 @@ class _Search:
             for array, length in ends[:MOST_GROUPS]
         ]
         found = _found(holder, rows)
-        return Found(found.holder, found.root, rows, chain=longest or None)
+        return replace(found, chain=longest or None)
 
     def python(self, before: Counts, now: Counts, steps: int, least: float) -> Found:
         """Who holds the newest objects of the type that grew most, by ``least`` bytes or more."""
@@ -165,7 +171,7 @@ class _Search:
 def _found(holder: Holder | None, rows: list[dict[str, Any]]) -> Found:
     if holder is None:
         return Found(what=rows)
-    return Found(holder.path, holder.root, rows)
+    return Found(holder.path, holder.root, rows, container=holder.container)
 
 
 def _group_row(group: Grown) -> dict[str, Any]:
@@ -223,4 +229,5 @@ def grown_container(sizes: dict[int, int], session: object, steps: int, least: f
     container, more = grown[0]
     holder = find_holder([container], session, ignore=[objects, grown, *grown])
     row = {"type": type_name(container), "count": len(container), "more_mb": more / MB}
-    return _found(holder, [row])
+    found = _found(holder, [row])
+    return replace(found, container=found.holder)

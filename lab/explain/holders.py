@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from types import FrameType, GeneratorType, ModuleType, TracebackType
 from typing import Any
 
-from lab.explain.paths import path_text, type_name
+from lab.explain.paths import container_text, path_text, type_name
 
 MOST_LEVELS = 24  # a path longer than that nobody would read
 WIDEST = 48  # objects looked up at once; each is compared with every reference of the process
@@ -31,11 +31,13 @@ class Holder:
         root: what kind of root it is: ``session`` ``module`` ``class`` ``object`` (held by running
             code or by another library) or ``cycle`` (nothing but itself holds it).
         share: part of the sample that hangs on this root.
+        container: the path to the list, dict, set or queue on the way that takes them in.
     """
 
     path: str
     root: str
     share: float
+    container: str | None = None
 
 
 def find_holder(
@@ -50,7 +52,7 @@ def find_holder(
     Arguments:
         session: the training session, a root of its own: a reload in process drops it.
         ignore: containers of the caller, which hold the sample too.
-        seconds: after which the search ends with what it has found.
+        seconds: of the processor, after which the search ends with what it has found.
 
     Returns:
         None where nothing that Python can see holds them: a local variable of a running function,
@@ -58,7 +60,7 @@ def find_holder(
     """
     search = _Search(sample, session, ignore)
     try:
-        return search.run(time.perf_counter() + seconds)
+        return search.run(time.thread_time() + seconds)
     finally:
         search.clear()
 
@@ -85,7 +87,7 @@ class _Search:
         frontier = list(self.known)
         for _ in range(MOST_LEVELS):
             frontier = self._level(frontier)
-            if not frontier or time.perf_counter() > deadline or self._covered() * 2 > self.count:
+            if not frontier or time.thread_time() > deadline or self._covered() * 2 > self.count:
                 break
         if not self.roots:
             return self._cycle() if not frontier else None
@@ -93,7 +95,9 @@ class _Search:
         share = _ones(self.mask[root]) / self.count
         if not frontier and self._covered() * 2 < self.count:
             return self._cycle()
-        return Holder(self._path(root, kind), kind, share)
+        start, chain = self._way(root, kind)
+        path = path_text(start, chain, kind=kind)
+        return Holder(path, kind, share, container_text(start, chain, kind=kind))
 
     def _level(self, frontier: list[int]) -> list[int]:
         """The objects that refer to those of the frontier, roots left out."""
@@ -141,7 +145,8 @@ class _Search:
             together |= self.mask[root]
         return _ones(together)
 
-    def _path(self, root: int, kind: str) -> str:
+    def _way(self, root: int, kind: str) -> tuple[str, list[Any]]:
+        """The root's name, and the objects from it down to one of the sample."""
         chain = [self.known[root]]
         key = root
         while key in self.down:
@@ -150,7 +155,7 @@ class _Search:
         start = self.modules.get(root) or type_name(chain[0])
         if kind == "object" and type(chain[0]) in (dict, list, tuple, set):
             start += " of a running function"
-        return path_text(start, chain, kind=kind)
+        return start, chain
 
     def _cycle(self) -> Holder | None:
         """A reference cycle: everything that was seen is held by what was seen, and by no root."""

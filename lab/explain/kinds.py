@@ -29,6 +29,8 @@ class Rates:
         streams: new streams a step.
         python: of what Python allocated; None where it was not traced.
         heap: of the C heap, in use and free but not given back; None where it is not known.
+        arrays: new computed arrays a step that Python sees.
+        overhead: bytes that one array takes beside its content.
     """
 
     process: float | None
@@ -41,6 +43,8 @@ class Rates:
     streams: float = 0.0
     python: float | None = None
     heap: float | None = None
+    arrays: float = 0.0
+    overhead: float = 0.0
 
     @property
     def total(self) -> float:
@@ -58,6 +62,11 @@ class Rates:
         """Growth that MLX's counters do not see."""
         return max(self.total - max(self.active, 0.0) - max(self.cache, 0.0), 0.0)
 
+    @property
+    def of_arrays(self) -> float:
+        """Growth outside MLX's counters by what many arrays need beside their content."""
+        return min(max(self.arrays, 0.0) * self.overhead, self.outside)
+
 
 def split(rates: Rates) -> dict[str, float]:
     """The growth of each kind in bytes a step; together they are ``rates.total``."""
@@ -70,7 +79,8 @@ def split(rates: Rates) -> dict[str, float]:
     else:
         found["active"] = active - hidden
         found[_hidden_kind(rates)] += hidden
-    rest = rates.outside
+    found["active"] += rates.of_arrays
+    rest = rates.outside - rates.of_arrays
     if rates.python is not None:
         found["python"] = min(max(rates.python, 0.0), rest)
         rest -= found["python"]
@@ -81,7 +91,7 @@ def split(rates: Rates) -> dict[str, float]:
     elif rates.heap is None:
         found["other"] += rest
     else:
-        native = min(max(rates.heap, 0.0), rest)
+        native = min(max(rates.heap - rates.of_arrays, 0.0), rest)
         found["native"] += native
         found["other"] += rest - native
     return found
@@ -90,7 +100,7 @@ def split(rates: Rates) -> dict[str, float]:
 def has_unknown_part(rates: Rates) -> bool:
     """Whether much of the growth is outside MLX, and neither traces nor streams explain it."""
     explained = rates.traces >= TRACES_A_STEP or rates.streams >= STREAMS_A_STEP
-    return not explained and rates.outside > UNKNOWN_SHARE * rates.total
+    return not explained and rates.outside - rates.of_arrays > UNKNOWN_SHARE * rates.total
 
 
 def _hidden_kind(rates: Rates) -> str:

@@ -21,6 +21,7 @@ from types import (
 from typing import Any
 
 KEY_LETTERS = 40  # of a dict's key
+FEW = 4  # items of a container that is not yet what grows
 
 
 def type_name(item: object) -> str:
@@ -57,6 +58,20 @@ def path_text(start: str, chain: Sequence[Any], *, kind: str) -> str:
         is_namespace = item is chain[0] and kind in ("module", "class")
         text += _edge(above, item, below, is_namespace=is_namespace)
     return caught + text
+
+
+def container_text(start: str, chain: Sequence[Any], *, kind: str) -> str | None:
+    """The path to the container that takes things in: the last on the way that has some.
+
+    Arguments:
+        chain: as in :func:`path_text`; the object at its end is what was taken in.
+    """
+    for i in reversed(range(1, len(chain) - 1)):
+        item = chain[i]
+        is_namespace = item is _instance_dict(chain[i - 1])
+        if type(item) in (list, dict, set, deque) and len(item) >= FEW and not is_namespace:
+            return path_text(start, chain[: i + 1], kind=kind)
+    return None
 
 
 def _edge(above: Any, item: Any, below: Any, *, is_namespace: bool) -> str:

@@ -22,6 +22,17 @@ class Slopes:
     cache: float
     process: float | None
 
+    def without_cache(self, *, shared: bool) -> Slopes:
+        """What grows beside a cache that only fills until it is cleared.
+
+        Arguments:
+            shared: the process's memory holds the cache.
+        """
+        process = self.process
+        if process is not None and shared:
+            process -= max(self.cache, 0.0)
+        return Slopes(self.active, 0.0, process)
+
 
 class Readings:
     """Memory after each step of one session."""

@@ -23,7 +23,8 @@ def headline(found: Explanation) -> str:
     """``memory grows by 1.0 MB a step: arrays in lab...history[7]; remedy reload_in_process``."""
     if not found.grows:
         return found.advice or "memory does not grow"
-    rate = "" if found.mb_per_step is None else f" by {found.mb_per_step:.2g} MB a step"
+    of_kind = found.kinds.get(found.kind, found.mb_per_step)  # what is told, not all beside it
+    rate = "" if of_kind is None else f" by {of_kind:.2g} MB a step"
     where = f" in {found.holder}" if found.holder else ""
     return f"memory grows{rate}: {SAYS.get(found.kind, 'unknown')}{where}; remedy {found.remedy}"
 

@@ -1,10 +1,10 @@
 """Calls of MLX that keep memory for ever: each trace of a compiled function, each new stream.
 
 MLX calls the function that it compiles only to trace it, once for each new set of input shapes,
-types and constants, and never forgets a trace. So the function itself is what is watched: a call
-that finds its trace costs nothing, and computes what it computed before. Within another function's
-trace or gradient MLX calls it each time and keeps nothing; then its inputs are still lazy, where
-those of a trace of its own are bare placeholders.
+types and constants, and forgets no trace before what was compiled is dropped. So the function
+itself is what is watched: a call that finds its trace costs nothing, and computes what it computed
+before. Within another function's trace or gradient MLX calls it each time and keeps nothing; then
+its inputs are still lazy, where those of a trace of its own are bare placeholders.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakSet
 
 import mlx.core as mx
 
@@ -25,6 +26,19 @@ STREAMS = ("new_stream", "new_thread_local_stream", "new_thread_unsafe_stream")
 MOST_INPUTS = 400  # of a signature; a model's gradients have more, all of one kind
 
 
+@dataclass(eq=False)
+class Traces:
+    """What MLX keeps of one call of ``mx.compile``, for as long as what it returned is alive.
+
+    Attributes:
+        kept: number of traces.
+        seen: hashes of the signatures that it was called with.
+    """
+
+    kept: int = 0
+    seen: set[int] = field(default_factory=set)
+
+
 @dataclass
 class Traced:
     """One compiled function.
@@ -32,18 +46,21 @@ class Traced:
     Attributes:
         name: ``function (file:line)`` of what was compiled.
         line: ``file:line`` that called ``mx.compile``.
-        traces: how many MLX keeps of it.
-        seen: hashes of the signatures that it was called with.
+        alive: of each time that it was compiled: a session that is built again does it anew.
         last: its newest inputs, as text by their place.
         changed: which of them differed from the trace before, the newest change first.
     """
 
     name: str
     line: str
-    traces: int = 0
-    seen: set[int] = field(default_factory=set)
+    alive: WeakSet[Traces] = field(default_factory=WeakSet)
     last: dict[str, str] = field(default_factory=dict)
     changed: str = ""
+
+    @property
+    def traces(self) -> int:
+        """How many MLX keeps of it."""
+        return sum(traces.kept for traces in self.alive)
 
 
 class Calls:
@@ -51,7 +68,7 @@ class Calls:
 
     Attributes:
         traced: every function compiled, by its name and the line that compiled it: one that is
-            compiled anew at each step is one.
+            compiled anew at each step is one, whose traces go with it.
         streams: new streams by ``file:line`` of the caller.
     """
 
@@ -93,22 +110,25 @@ def _watched_compile(original: Any, calls: Calls) -> Any:
 
 
 def _watched(fun: Callable, traced: Traced) -> Callable:
+    own = Traces()  # MLX holds it through ``trace``, and drops that with the traces
+    traced.alive.add(own)
+
     def trace(*args: Any, **kwargs: Any) -> Any:
         signature = hash(_signature((args, kwargs)))
-        if signature not in traced.seen:
-            traced.seen.add(signature)
-            _note(traced, args, kwargs)
+        if signature not in own.seen:
+            own.seen.add(signature)
+            _note(traced, own, args, kwargs)
         return fun(*args, **kwargs)
 
     return functools.update_wrapper(trace, fun)
 
 
-def _note(traced: Traced, args: tuple, kwargs: dict) -> None:
+def _note(traced: Traced, own: Traces, args: tuple, kwargs: dict) -> None:
     """Count a signature that was not seen before, unless it belongs to another trace."""
     inputs = dict(_inputs(args, kwargs))
     if any(is_lazy(value) for value in inputs.values() if isinstance(value, mx.array)):
         return
-    traced.traces += 1
+    own.kept += 1
     texts = {place: _text(value) for place, value in inputs.items()}
     if traced.last:
         traced.changed = _difference(traced.last, texts)

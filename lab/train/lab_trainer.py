@@ -80,5 +80,10 @@ def _explainer(context: TrainingContext, channel: Channel) -> Explainer | None:
     def warn(text: str) -> None:
         channel.send(RecordKind.WARNING, text=text)
 
-    shared = not mx.cuda.is_available()
-    return Explainer(watch_calls.watch(), send, shared=shared, warn=warn)
+    return Explainer(
+        watch_calls.watch(),
+        send,
+        shared=not mx.cuda.is_available(),
+        cache_is_cleared=context.config.memory.cache_clear_interval > 0,
+        warn=warn,
+    )

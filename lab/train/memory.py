@@ -75,17 +75,18 @@ class HeapReader:
 
         Arguments:
             reading: of the same moment.
-            share: of the time, which is the most to be spent here.
+            share: of the time, which is the most to be spent here. What counts is the processor's:
+                on a busy machine a reading that had to wait does not put off the next ones.
         """
-        began = time.perf_counter()
-        if began < self._not_before:
+        now, began = time.perf_counter(), time.thread_time()
+        if now < self._not_before:
             return None
         heap = process.heap_bytes()
         if heap is not None:
             heap += _LEAST_OBJECT * sys.getallocatedblocks()
             if mx.default_device().type == mx.cpu:
                 heap -= reading.active + reading.cache
-        self._not_before = began + (time.perf_counter() - began) / share
+        self._not_before = now + (time.thread_time() - began) / share
         return heap
 
 

@@ -72,12 +72,14 @@ def test_a_list_of_the_session() -> None:
     session: Any = Session()
     session.history = things()
     found = holder_of(session.history[4:], session)
-    assert found == Holder(f"{SESSION}.history[4]", "session", 1.0)
+    assert found == Holder(f"{SESSION}.history[4]", "session", 1.0, f"{SESSION}.history")
 
 
 def test_a_list_of_a_module(module: Any) -> None:
     module.KEPT = things()
-    assert holder_of(module.KEPT[4:]) == Holder("user_code.KEPT[4]", "module", 1.0)
+    assert holder_of(module.KEPT[4:]) == Holder(
+        "user_code.KEPT[4]", "module", 1.0, "user_code.KEPT"
+    )
 
 
 def test_a_closures_cell() -> None:
@@ -87,6 +89,7 @@ def test_a_closures_cell() -> None:
     assert found is not None
     name = "make_hook.<locals>.hook"
     assert found.path == f"{SESSION}.hooks[0], function {name}, cell 'kept'[0]"
+    assert found.container == f"{SESSION}.hooks[0], function {name}, cell 'kept'"
 
 
 def test_a_frame_of_a_stored_traceback(module: Any) -> None:
@@ -107,6 +110,7 @@ def test_a_frame_of_a_stored_traceback(module: Any) -> None:
     assert found.path.startswith("traceback of ValueError in user_code.ERRORS[")
     assert "test_holders.py:" in found.path
     assert found.path.endswith("fail, local 'activations'")
+    assert found.container == "user_code.ERRORS"
 
 
 @pytest.mark.parametrize("kept", [deque, tuple, dict.fromkeys, list])
@@ -135,7 +139,22 @@ def test_slots_a_generator_and_a_class() -> None:
     assert second.path == f"{SESSION}.two, generator generate, local 'held'[0]".replace(
         "held", "kept"
     )
-    assert third == Holder(f"{__name__}.Registry.kept[0]", "class", 1.0)
+    registry = f"{__name__}.Registry.kept"
+    assert third == Holder(f"{registry}[0]", "class", 1.0, registry)
+
+
+def test_the_container_is_the_one_that_takes_them_in() -> None:
+    """Neither a pair in it, nor a list of few things above it, nor an attribute of one of them."""
+    session: Any = Session()
+    session.parts = [Session(), Session()]
+    session.parts[1].memo = {(i, "a"): ([thing], 1) for i, thing in enumerate(things())}
+    found = holder_of([pair[0][0] for pair in session.parts[1].memo.values()], session)
+    assert found is not None
+    assert found.path == f"{SESSION}.parts[1].memo[(0, 'a')][0][0]"
+    assert found.container == f"{SESSION}.parts[1].memo"
+    session.parts[1].memo, session.parts[1].running = {}, things(1)[0]
+    found = holder_of([session.parts[1].running], session)
+    assert found == Holder(f"{SESSION}.parts[1].running", "session", 1.0, None)
 
 
 def test_what_only_a_running_function_holds_is_no_cycle() -> None:

@@ -39,10 +39,26 @@ def test_within_a_gradient_nothing_is_kept(calls: Calls) -> None:
     assert only(calls).traces == 0
 
 
-def test_a_function_compiled_at_each_step_is_one(calls: Calls) -> None:
+@pytest.mark.parametrize(("kept", "traces"), [(True, 5), (False, 0)])
+def test_a_function_compiled_at_each_step_is_one(calls: Calls, kept: bool, traces: int) -> None:
+    """MLX forgets the traces of one that is dropped."""
+    alive = []
     for length in range(1, 6):
-        mx.eval(mx.compile(lambda x: x + 1)(mx.ones((length,))))
-    assert only(calls).traces == 5
+        compiled = mx.compile(lambda x: x + 1)
+        mx.eval(compiled(mx.ones((length,))))
+        alive += [compiled] * kept
+        del compiled
+    assert only(calls).traces == traces
+
+
+def test_one_compiled_anew_is_traced_anew(calls: Calls) -> None:
+    """A session that is built again meets the shapes that the one before it met."""
+    for _ in range(2):
+        compiled = mx.compile(lambda x: x + 1)
+        for length in range(1, 6):
+            mx.eval(compiled(mx.ones((length,))))
+        assert only(calls).traces == 5
+        del compiled
 
 
 def test_new_streams_by_their_line(calls: Calls) -> None:

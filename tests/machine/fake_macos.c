@@ -1,5 +1,5 @@
 /* What lab/machine/macos.py calls of libproc and libSystem, with recorded answers.
- * The structures are those of <sys/resource.h> and <sys/sysctl.h> of macOS 14. */
+ * The structures are those of <sys/resource.h>, <sys/sysctl.h> and <malloc/malloc.h> of macOS 14. */
 #include <errno.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -64,4 +64,16 @@ int sysctlbyname(const char *name, void *old, size_t *length, void *new_value, s
         return answer(&level, sizeof level, old, length);
     errno = ENOENT;
     return -1;
+}
+
+typedef struct {
+    unsigned blocks_in_use;
+    size_t size_in_use, max_size_in_use, size_allocated;
+} malloc_statistics_t;
+
+void malloc_zone_statistics(void *zone, malloc_statistics_t *stats)
+{
+    malloc_statistics_t all = {51234, 40ULL << 20, 61ULL << 20, 96ULL << 20};
+    malloc_statistics_t none = {0};
+    *stats = zone ? none : all; /* NULL is all zones together */
 }

@@ -61,6 +61,10 @@ def test_the_system_is_read_without_psutil(mac: ctypes.CDLL) -> None:
     assert "psutil" not in Path(macos.__file__).read_text().split('"""', 2)[2]
 
 
+def test_the_heap_is_what_all_zones_have_taken(mac: ctypes.CDLL) -> None:
+    assert macos.heap_taken_bytes() == 96 << 20
+
+
 def test_a_kernel_variable_that_is_not_there_is_named(mac: ctypes.CDLL) -> None:
     with pytest.raises(OSError, match=r"sysctl kern\.nothing: No such file"):
         macos.sysctl("kern.nothing", 4)
@@ -84,6 +88,7 @@ def test_a_library_that_is_not_there_ends_no_run(monkeypatch: pytest.MonkeyPatch
     _forget()
     assert macos.process_bytes() is None
     assert macos.available_and_swap_bytes() == (None, None)
+    assert macos.heap_taken_bytes() is None
 
 
 def test_both_platforms_have_what_the_lab_calls() -> None:

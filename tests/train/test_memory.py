@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable
 
@@ -94,3 +95,22 @@ def test_what_is_held_is_growth_and_what_is_dropped_is_not(
 def test_the_heap_is_read_as_often_as_its_cost_allows() -> None:
     heap, at = memory.HeapReader(), memory.read()
     assert [heap.read(at) is None for _ in range(3)] == [False, True, True]
+
+
+@needs_heap
+def test_a_reading_that_had_to_wait_puts_the_next_one_off_no_longer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    read = process.heap_bytes
+
+    def waits() -> int | None:
+        time.sleep(0.1)  # as where other processes have the processor
+        return read()
+
+    monkeypatch.setattr(process, "heap_bytes", waits)
+    heap, at = memory.HeapReader(), memory.read()
+    assert heap.read(at) is not None
+    limit = time.perf_counter() + 5  # by the clock it would be half a minute
+    while (found := heap.read(at)) is None and time.perf_counter() < limit:
+        pass
+    assert found is not None

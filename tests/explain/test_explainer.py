@@ -1,0 +1,72 @@
+"""The explainer of a process, on real arrays: what it compares with, and what is many and small."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import mlx.core as mx
+import pytest
+
+from lab.explain import census
+from lab.explain.explainer import Explainer
+from lab.records.growth import GrowthTest
+from lab.train import memory
+
+
+class Session:
+    """As far as a census looks at it."""
+
+    def __init__(self) -> None:
+        self.progress = SimpleNamespace(censuses=None)
+        self.growth = GrowthTest()
+        self.kept: list[mx.array] = []
+
+
+@pytest.fixture
+def told() -> list[dict[str, Any]]:
+    return []
+
+
+def explainer(told: list[dict[str, Any]]) -> Explainer:
+    return Explainer(None, told.append, shared=True, cache_is_cleared=False, warn=pytest.fail)
+
+
+def grow(session: Session, count: int, size: int) -> None:
+    session.kept += [mx.zeros((size,)) for _ in range(count)]
+    mx.eval(session.kept)
+
+
+def test_growth_after_a_remedy_is_compared_with_what_the_remedy_left(
+    told: list[dict[str, Any]],
+) -> None:
+    """There are fewer arrays than before it, and still they become more."""
+    session, explains = Session(), explainer(told)
+    for step in range(1, 60):
+        if step in (31, 35):  # two remedies, the second of which helps
+            session.growth = GrowthTest()
+        if step == 35:
+            session.kept.clear()
+        grow(session, 1, 2**16)
+        growing = 8 <= step <= 30 or step >= 42
+        explains.after_step(session, step, memory.read(), growing, since=2 if step <= 30 else 36)
+    path = f"{__name__}.Session.kept["
+    assert [found["kind"] for found in told] == ["active", "active"]
+    assert all((found["holder"] or "").startswith(path) for found in told)
+
+
+def test_many_small_arrays_are_told_as_arrays(told: list[dict[str, Any]]) -> None:
+    """Each takes a hundred times its content, none of which MLX counts."""
+    session, explains = Session(), explainer(told)
+    for step in range(1, 12):
+        grow(session, 2000, 1)
+        explains.after_step(session, step, memory.read(), step > 10, since=2)
+    [found] = told
+    assert found["kind"] == "active"
+    assert found["holder"].startswith(f"{__name__}.Session.kept[")
+    assert sum(row["mb_per_step"] for row in found["kinds"]) == pytest.approx(found["mb_per_step"])
+    assert found["advice"].startswith(f"Empty {__name__}.Session.kept, or keep")
+
+
+def test_what_an_array_takes_beside_its_content() -> None:
+    assert 200 < census.array_overhead() < 2000
