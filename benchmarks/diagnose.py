@@ -26,7 +26,6 @@ from lab.faults.truth import TRUTHS, Truth
 from lab.records.slope import WARM_UP_STEPS
 
 SIDE_BY_SIDE = 2
-QUIET_MB = 0.3  # noise of the memory that grows, up to which a goal holds as it is
 
 
 @dataclass(frozen=True)
@@ -35,10 +34,10 @@ class Shape:
 
     Attributes:
         start: the fault's first step.
-        within: steps from there on, the goal where noise is below ``QUIET_MB``; above it they are
-            in proportion to its square.
+        within: steps from there on, the goal.
         searched: steps from there on after which a run ends untold.
         seeds: by default.
+        quiet_mb: noise above which the goal is in proportion to its square.
     """
 
     mb_per_step: float
@@ -47,6 +46,7 @@ class Shape:
     searched: int
     seeds: int
     overrides: Sequence[str] = ()
+    quiet_mb: float = math.inf
 
 
 TINY = Shape(1.0, start=30, within=15, searched=30, seeds=20)
@@ -59,7 +59,7 @@ class Diagnosis:
     Attributes:
         steps: from the fault's first step to the census's report; None without one.
         wrong: what is not as the truth has it, empty if nothing is.
-        noise: of the memory that grew, in MB a reading.
+        noise: of the memory that grew, before it did, in MB a reading.
     """
 
     steps: int | None
@@ -96,7 +96,7 @@ def figures(
     right = [one for one in found if not one.wrong]
     steps = [one.steps or shape.searched for one in found]
     noise = max(one.noise for one in found)
-    within = shape.within * max(1.0, (noise / QUIET_MB) ** 2)
+    within = shape.within * max(1.0, (noise / shape.quiet_mb) ** 2)
     return [
         Figure(f"{name}: right", [len(right)], f"of {len(found)}", Goal(len(found), False)),
         Figure(f"{name}: slowest", [max(steps)], f"steps, noise {noise:.2g} MB", Goal(within)),
@@ -111,7 +111,8 @@ def diagnose(workspace: Workspace, name: str, truth: Truth, shape: Shape, seed: 
         *(f"fault={name}", f"fault.{name}.start_step={shape.start}"),
         *(f"fault.{name}.mb_per_step={shape.mb_per_step}", *shape.overrides),
     )
-    noise = noise_mb(run.column(f"memory/{truth.seen_by[0].replace('mlx', 'cache')}_gb"))
+    figure = truth.seen_by[0].replace("mlx", "cache")
+    noise = noise_mb(run.column(f"memory/{figure}_gb")[WARM_UP_STEPS : shape.start - 1])
     path = run.folder / "explain.json"
     if not path.is_file():
         return Diagnosis(None, "nothing was explained", noise)
@@ -133,7 +134,7 @@ def train_until_told(workspace: Workspace, *overrides: str) -> Run:
 
 def noise_mb(column: Sequence[float | None]) -> float:
     """Standard deviation of a reading about its trend, from how successive changes differ."""
-    values = [value * 1024 for value in column[WARM_UP_STEPS:] if value is not None]
+    values = [value * 1024 for value in column if value is not None]
     changes = [after - before for before, after in pairwise(values)]
     usual = median(changes)
     return (

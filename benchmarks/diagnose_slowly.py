@@ -9,7 +9,7 @@ from benchmarks.diagnose import Shape, diagnoses
 from benchmarks.report import Report
 from benchmarks.workspace import Options, Workspace
 
-SLOW = Shape(0.05, start=30, within=500, searched=700, seeds=3)
+SLOW = Shape(0.05, start=30, within=500, searched=700, seeds=3, quiet_mb=0.3)
 
 
 def measure(workspace: Workspace, options: Options) -> Report:

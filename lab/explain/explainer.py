@@ -18,10 +18,11 @@ from lab.explain import census, finders, python_heap
 from lab.explain.census import Counts
 from lab.explain.explanation import Found, Measured, explanation
 from lab.explain.finders import Look
-from lab.explain.kinds import has_unknown_part, largest, split
+from lab.explain.kinds import has_unknown_part, kind_of
 from lab.explain.readings import Readings
 from lab.explain.watch_calls import Calls
 from lab.machine import process
+from lab.records.growth import Trend
 
 MOST_CENSUSES = 3  # a run
 SHORTEST = 5  # steps between a baseline and a census
@@ -78,19 +79,17 @@ class Explainer:
         session: Any,
         step: int,
         reading: Reading,
-        growing: bool,
-        since: int = 0,
+        trend: Trend | None,
     ) -> None:
         """Take a baseline or a census where one is due.
 
         Arguments:
-            growing: that memory grows is certain.
-            since: the step from which on it does.
+            trend: growth, where it is certain.
         """
         if self._failed:
             return
         try:
-            self._after_step(session, step, reading, growing=growing, since=since)
+            self._after_step(session, step, reading, trend)
         except BrokenPipeError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it met in the process, the run goes on
@@ -98,9 +97,7 @@ class Explainer:
             self._begin(session)
             self._warn(f"memory is not explained: {type(error).__name__}: {error}")
 
-    def _after_step(
-        self, session: Any, step: int, reading: Reading, *, growing: bool, since: int
-    ) -> None:
+    def _after_step(self, session: Any, step: int, reading: Reading, trend: Trend | None) -> None:
         # A reload begins the test for growth anew, and a remedy: what grew before it may be gone.
         if self._test() is not session.growth:
             self._begin(session)
@@ -110,8 +107,8 @@ class Explainer:
         )
         if self._trace is not None:
             self._go_on_tracing(session, step)
-        elif growing and self._is_due(session, step):
-            self._take_census(session, step, since)
+        elif trend is not None and self._is_due(session, step):
+            self._take_census(session, step, trend)
         elif self._steps >= 2 and self._steps & (self._steps - 1) == 0:
             self._baselines.append(census.take(step, self._calls))
             del self._baselines[:-MOST_BASELINES]
@@ -134,23 +131,24 @@ class Explainer:
             and step >= self._next_census
         )
 
-    def _take_census(self, session: Any, step: int, since: int) -> None:
+    def _take_census(self, session: Any, step: int, trend: Trend) -> None:
         session.progress.censuses = (session.progress.censuses or 0) + 1
         self._next_census = 4 * step
-        before = self._baseline(step, since)
+        before, since = self._baseline(step, trend.since), trend.since
         start = since if before.step <= since <= step - SHORTEST else before.step
         found = finders.look(
             session,
             before,
             step - start,
             self._readings.slopes(start),
+            trend,
             now=step,
             calls=self._calls,
             shared=self._shared,
             cache_is_cleared=self._cache_is_cleared,
             in_heap=mx.default_device().type == mx.cpu,
         )
-        if has_unknown_part(found.rates):
+        if has_unknown_part(found.rates.certain):
             self._look, self._trace = (found, start), python_heap.Trace(step)
             self._sizes = census.container_sizes()
         else:
@@ -181,8 +179,8 @@ class Explainer:
         self._report(Look(rates, kinds), step, start)
 
     def _report(self, found: Look, step: int, start: int) -> None:
-        kind = largest(split(found.rates))
-        grown = found.rates.total * (step - start)
+        kind = kind_of(found.rates)
+        grown = found.rates.certain.total * (step - start)
         self._first_step = self._first_step or step
         said = explanation(
             step, found.rates, found.found.get(kind, Found()), measure(), grown=grown

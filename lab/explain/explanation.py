@@ -12,7 +12,7 @@ from typing import Any, Self
 from lab.config.schema import ConfigError
 from lab.config.units import MB
 from lab.explain.advice import advice_on
-from lab.explain.kinds import KINDS, Rates, largest, split
+from lab.explain.kinds import KINDS, Rates, kind_of, split
 from lab.explain.measured import HALF, Copied
 
 EXPLAIN_FILE = "explain.json"
@@ -77,12 +77,11 @@ def explanation(
     """The content of ``explain.json`` of a run whose memory grows.
 
     Arguments:
-        found: of the largest kind.
+        found: of the largest kind that is certain to grow.
         measured: in the order in which they were tried.
         grown: bytes by which memory has grown; a remedy works that gives half of it back.
     """
-    kinds = split(rates)
-    kind = largest(kinds)
+    kinds, kind = split(rates), kind_of(rates)
     found = found if any(m.unreachable for m in measured) else _reachable(found)
     tried = next((m.remedy for m in measured if works(m, kind, grown)), None)
     remedy = tried or expected_remedy(kind, found.root)

@@ -17,6 +17,7 @@ from lab.explain.kinds import TRACES_A_STEP, Rates, split
 from lab.explain.paths import type_name
 from lab.explain.readings import Slopes
 from lab.explain.watch_calls import Calls
+from lab.records.growth import Trend
 
 MOST_GROUPS = 5  # of shapes or types that are told
 SIGNIFICANT = 0.1  # of the growth, that a type of objects must make up to be its cause
@@ -38,6 +39,7 @@ def look(
     before: Counts,
     steps: int,
     slopes: Slopes,
+    trend: Trend,
     *,
     now: int,
     calls: Calls | None,
@@ -49,6 +51,7 @@ def look(
 
     Arguments:
         steps: over which it grew.
+        trend: what is certain to grow.
         now: this step.
         shared: MLX's memory is part of the process's.
         cache_is_cleared: now and then, so that its filling is no growth.
@@ -76,9 +79,12 @@ def look(
         heap=_heap_rate(before, counts, steps, slopes, in_heap=in_heap),
         arrays=sum(group.more for group in changed) / steps,
         overhead=overhead,
+        outside_is_certain=trend.outside,
+        cache_is_certain=trend.cache,
     )
+    certain = rates.certain
     search = _Search(session, objects, arrays, computed, lazy.ends)
-    least = SIGNIFICANT * rates.total * steps
+    least = SIGNIFICANT * certain.total * steps
     find: dict[str, Callable[[], Found]] = {
         "active": lambda: search.arrays(grown),
         "cache": lambda: Found(what=[_group_row(group) for group in grown[:MOST_GROUPS]]),
@@ -89,10 +95,10 @@ def look(
             _streams(before, counts, steps) or search.python(before, counts, steps, least)
         ),
     }
-    shares = split(rates)
+    shares = split(certain)
     # What is outside MLX and not yet traced may turn out to be Python's.
     shares["python"] = max(shares["python"], shares["native"], shares["other"])
-    found = {kind: find[kind]() for kind in find if shares[kind] > LEAST_SHARE * rates.total}
+    found = {kind: find[kind]() for kind in find if shares[kind] > LEAST_SHARE * certain.total}
     return Look(rates, found)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 KINDS: tuple[str, ...] = (
     *("active", "cache", "lazy_graph", "compile_cache"),
@@ -31,6 +31,8 @@ class Rates:
         heap: of the C heap, in use and free but not given back; None where it is not known.
         arrays: new computed arrays a step that Python sees.
         overhead: bytes that one array takes beside its content.
+        outside_is_certain, cache_is_certain: growth of what is outside MLX, and of its cache; what
+            is not certain may be a warm-up, or the noise of ragged batches.
     """
 
     process: float | None
@@ -45,6 +47,18 @@ class Rates:
     heap: float | None = None
     arrays: float = 0.0
     overhead: float = 0.0
+    outside_is_certain: bool = True
+    cache_is_certain: bool = True
+
+    @property
+    def certain(self) -> Rates:
+        """The rates as far as growth is certain."""
+        process = self.process if self.outside_is_certain else None
+        if self.cache_is_certain:
+            return replace(self, process=process)
+        if process is not None and self.shared:
+            process -= max(self.cache, 0.0)
+        return replace(self, process=process, cache=0.0)
 
     @property
     def total(self) -> float:
@@ -108,6 +122,11 @@ def _hidden_kind(rates: Rates) -> str:
     if rates.lazy_operations > 0:
         return "lazy_graph"
     return "compile_cache" if rates.traces >= TRACES_A_STEP else "active"
+
+
+def kind_of(rates: Rates) -> str:
+    """The kind that grows most, of what is certain to grow."""
+    return largest(split(rates.certain))
 
 
 def largest(kinds: dict[str, float]) -> str:

@@ -66,11 +66,14 @@ class Trend:
         bytes_per_step: its present rate, all growing channels together.
         noise: standard deviation of one step's reading about the trend, in bytes.
         since: the step that growth is counted from.
+        outside, cache: whether it is certain of what is outside MLX, and of MLX's cache.
     """
 
     bytes_per_step: float
     noise: float
     since: int
+    outside: bool = True
+    cache: bool = True
 
 
 class GrowthTest:
@@ -133,7 +136,10 @@ class GrowthTest:
         if not rates:
             return None
         since = min(channel.since for channel in rates)
-        return Trend(sum(rates.values()), self._noise.sigma, since)
+        outside = self._heap in rates or self._rest in rates
+        return Trend(
+            sum(rates.values()), self._noise.sigma, since, outside, cache=self._cache in rates
+        )
 
 
 class _Channel:

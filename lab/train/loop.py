@@ -85,8 +85,7 @@ class Loop:
             self._remedies.see_step(session, reading, seconds)
         session.step_seconds.append(seconds)
         if self._explainer is not None:
-            since = trend.since if trend else 0
-            self._explainer.after_step(session, step, reading, trend is not None, since)
+            self._explainer.after_step(session, step, reading, trend)
         self._clear_cache(step, reading)
         if self._reporter.has_diverged(step, loss, grad_norm):
             return Outcome.NONFINITE

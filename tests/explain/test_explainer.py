@@ -10,7 +10,7 @@ import pytest
 
 from lab.explain import census
 from lab.explain.explainer import Explainer
-from lab.records.growth import GrowthTest
+from lab.records.growth import GrowthTest, Trend
 from lab.train import memory
 
 
@@ -48,8 +48,9 @@ def test_growth_after_a_remedy_is_compared_with_what_the_remedy_left(
         if step == 35:
             session.kept.clear()
         grow(session, 1, 2**16)
+        trend = Trend(2**18, 0, since=2 if step <= 30 else 36)
         growing = 8 <= step <= 30 or step >= 42
-        explains.after_step(session, step, memory.read(), growing, since=2 if step <= 30 else 36)
+        explains.after_step(session, step, memory.read(), trend if growing else None)
     path = f"{__name__}.Session.kept["
     assert [found["kind"] for found in told] == ["active", "active"]
     assert all((found["holder"] or "").startswith(path) for found in told)
@@ -57,10 +58,10 @@ def test_growth_after_a_remedy_is_compared_with_what_the_remedy_left(
 
 def test_many_small_arrays_are_told_as_arrays(told: list[dict[str, Any]]) -> None:
     """Each takes a hundred times its content, none of which MLX counts."""
-    session, explains = Session(), explainer(told)
+    session, explains, trend = Session(), explainer(told), Trend(2**20, 0, since=2)
     for step in range(1, 12):
         grow(session, 2000, 1)
-        explains.after_step(session, step, memory.read(), step > 10, since=2)
+        explains.after_step(session, step, memory.read(), trend if step > 10 else None)
     [found] = told
     assert found["kind"] == "active"
     assert found["holder"].startswith(f"{__name__}.Session.kept[")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lab.config.units import MB
 from lab.explain.explanation import Explanation
-from lab.explain.kinds import KINDS, Rates, has_unknown_part, largest, split
+from lab.explain.kinds import KINDS, Rates, has_unknown_part, kind_of, largest, split
 from lab.explain.readings import Readings, Slopes
 from lab.explain.report import headline
 
@@ -49,6 +49,16 @@ def rates(**given: object) -> Rates:
 @pytest.mark.parametrize(("measured", "kind"), CASES)
 def test_the_largest_kind(measured: dict, kind: str) -> None:
     assert largest(split(rates(**measured))) == kind
+
+
+def test_what_is_not_certain_to_grow_is_not_told() -> None:
+    """Ragged SmolLM2 with fault=trainer_list, 10 steps: the rest of the process warms up."""
+    measured = rates(process=5.8, active=1.0, visible=1.0, heap=4.8, outside_is_certain=False)
+    assert kind_of(measured) == "active"
+    assert not has_unknown_part(measured.certain)
+    assert sum(split(measured).values()) == pytest.approx(5.8)
+    filling = rates(process=9.0, active=1.0, visible=1.0, cache=8.0, cache_is_certain=False)
+    assert kind_of(filling) == "active"
 
 
 RATE = st.floats(-1e9, 1e9, allow_nan=False)

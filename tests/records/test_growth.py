@@ -219,3 +219,14 @@ def test_a_million_steps_of_growth_stay_finite() -> None:
         trend = test.add(step, active=step * MB, cache=0, process=step * MB)
     assert trend is not None
     assert math.isfinite(trend.bytes_per_step)
+
+
+@pytest.mark.parametrize("channel", ["active", "cache", "heap"])
+def test_it_says_which_part_is_certain_to_grow(channel: str) -> None:
+    test, found = GrowthTest(), None
+    for step in range(1, 61):
+        figures = {"active": 9 * MB, "cache": 9 * MB, "heap": 9 * MB}
+        figures[channel] += step * MB
+        found = test.add(step, **figures, process=None)
+    assert found is not None
+    assert (found.outside, found.cache) == (channel == "heap", channel == "cache")
