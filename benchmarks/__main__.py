@@ -27,7 +27,7 @@ QUICK = (
     "explain",
     "whatif",
 )
-SLOW = ("flat", "diagnose")  # only when named, or with --all
+SLOW = ("flat", "diagnose", "adaptive")  # only when named, or with --all
 RESULTS = ROOT / "outputs" / "benchmarks"
 
 
