@@ -27,7 +27,8 @@ QUICK = (
     "explain",
     "whatif",
 )
-SLOW = ("flat", "diagnose", "diagnose_slowly", "diagnose_smollm2")  # only when named, or with --all
+# Only when named, or with --all.
+SLOW = ("flat", "diagnose", "diagnose_slowly", "diagnose_smollm2", "adaptive")
 RESULTS = ROOT / "outputs" / "benchmarks"
 
 

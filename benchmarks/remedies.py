@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from lab.records.replace import replacing
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "explaining.md"
+# A folder that holds a sweep is refused, so each has its own.
+NEW = ROOT / "outputs" / "benchmarks" / f"remedies_{time.strftime('%Y-%m-%d_%H-%M-%S')}"
 BEGIN, END = "<!-- begin: benchmarks.remedies -->", "<!-- end: benchmarks.remedies -->"
 NOTHING = Explanation()
 POLICIES = ("none", "interval", "threshold", "adaptive")
@@ -177,9 +180,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.remedies", description=__doc__)
     parser.add_argument("given", nargs="*", metavar="SWEEP_DIR | OVERRIDE")
     parser.add_argument("--page", type=Path, default=PAGE, help="the file with the two markers")
+    parser.add_argument("--into", type=Path, default=NEW, help="the folder of a sweep that is run")
     arguments = parser.parse_intermixed_args()
     folders = [Path(word) for word in arguments.given if "=" not in word]
-    sweep = folders[0] if folders else ROOT / "outputs" / "benchmarks" / "remedies"
+    sweep = folders[0] if folders else arguments.into
     if not folders and (code := run_sweep(sweep, arguments.given)):
         return code
     try:

@@ -14,7 +14,7 @@ from lab.compare.layout import TITLES, memory_ranges
 from lab.compare.palette import BY_RUN, MANY, Palette, dashes, palettes
 from lab.compare.traces import RIBBONS, TIME_UNITS, first_loss, pareto_staircase, time_unit
 from lab.plots.curves import Curve, Values, thinned
-from lab.plots.style import INK, MUTED, plain
+from lab.plots.style import INK, MUTED, titled
 from lab.records.replace import MARK
 from lab.tracking.text import short_names
 
@@ -69,10 +69,7 @@ class _Charts:
             (self._speed, "Speed, mean of a fortieth of the run", "step", "tokens/s"),
         )
         for axes, title, x, y in panels:
-            plain(axes)
-            axes.set_title(title, loc="left", fontsize=9, fontweight="bold")
-            axes.set_xlabel(x, fontsize=8.5)
-            axes.set_ylabel(y, fontsize=8.5)
+            titled(axes, title, x, y)
             axes.locator_params(axis="y", nbins=6)
         lines = zip(
             self._comparison.entries, self._palette.colours, dashes(self._comparison), strict=True

@@ -19,3 +19,11 @@ def plain(axes: Axes) -> None:
     axes.set_axisbelow(True)
     axes.margins(x=0.01)
     axes.locator_params(axis="x", integer=True)
+
+
+def titled(axes: Axes, title: str, x: str, y: str) -> None:
+    """Style axes plainly, with a title and what lies along each."""
+    plain(axes)
+    axes.set_title(title, loc="left", fontsize=9, fontweight="bold")
+    axes.set_xlabel(x, fontsize=8.5)
+    axes.set_ylabel(y, fontsize=8.5)

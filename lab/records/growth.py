@@ -101,6 +101,11 @@ class GrowthTest:
         self._cache_limit, self._arrays_in_process = cache_limit, arrays_in_process
         self._noise = _Noise()
 
+    @property
+    def noise(self) -> float:
+        """Standard deviation of one step's reading about the trend, in bytes, so far."""
+        return self._noise.sigma
+
     def add(
         self, step: int, *, active: int, cache: int, process: int | None, heap: int | None = None
     ) -> Trend | None:

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from lab.config.schema import from_dict
-from lab.train.adaptive import Ladder
+from lab.train.ladder import Ladder
 from lab.train.reload_policy import PolicyState
 
 

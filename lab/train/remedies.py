@@ -1,7 +1,7 @@
 """``reload=adaptive`` in a worker process: what :mod:`lab.train.adaptive` decides is carried out.
 
 Rungs below a reload are taken here; a reload is left to the loop. What each gave back is known
-after the first step that follows, and goes into the session's :class:`~lab.train.adaptive.Ladder`.
+after the first step that follows, and goes into the session's :class:`~lab.train.ladder.Ladder`.
 """
 
 from __future__ import annotations
@@ -13,15 +13,16 @@ from dataclasses import dataclass, replace
 import mlx.core as mx
 
 from lab.config.keys import Config
-from lab.config.units import GB, MB
+from lab.config.units import GB
 from lab.machine import process
 from lab.protocol import RUNGS, Rung
 from lab.records.growth import Trend
 from lab.records.rows import metric_gb
 from lab.records.slope import median
 from lab.train import adaptive, memory
-from lab.train.adaptive import KEEPING_STATE, Cycle, Ladder, Limits, Observation
+from lab.train.adaptive import Limits
 from lab.train.channel import Channel
+from lab.train.ladder import Cycle, Ladder, Observation
 from lab.train.progress import PendingReload
 from lab.train.session import Session
 
@@ -36,8 +37,6 @@ TAKE: dict[Rung, Callable[[], None]] = {
     "clear_cache": clear_cache,
     "collect": memory.release_unused,
 }
-# As seen on the tiny model, where a reload in process that freed nothing left 1 to 3 MB behind.
-SAVING, FAILING = 1.0 * MB, 3.0 * MB
 METHODS: dict[Rung, str] = {"reload_in_process": "in_process", "reload_process": "process"}
 
 
@@ -68,13 +67,7 @@ class Remedies:
     def __init__(self, config: Config, channel: Channel) -> None:
         self._metric, self._memory = config.reload.metric, config.memory
         self._channel = channel
-        self._limits = Limits(
-            budget=config.memory.budget_gb * GB,
-            max_overhead=config.reload.max_overhead,
-            rungs=RUNGS if config.checkpoint.enabled else KEEPING_STATE,
-            saving=SAVING,
-            failing=FAILING,
-        )
+        self._limits = Limits.of(config)
         self._cycle: Cycle | None = None
         self._taken: Taken | None = None
         self._reloaded: tuple[Rung, Observation, float] | None = None

@@ -87,12 +87,14 @@ def to_json(study: Study) -> dict[str, Any]:
                     "peak_gb": check.peak_gb,
                     "mean_gb": check.mean_gb,
                     "reloads": dict(check.reloads),
+                    "remedies": dict(check.remedies),
                     "overhead_fraction": check.overhead_fraction,
                 },
                 "predicted": {
                     "peak_gb": check.predicted.peak_gb,
                     "mean_gb": check.predicted.mean_gb,
                     "reloads": dict(check.predicted.reloads),
+                    "remedies": dict(check.predicted.remedies),
                     "overhead_fraction": check.predicted.overhead_fraction,
                 },
             }
@@ -107,6 +109,7 @@ def _figures(outcome: Outcome) -> dict[str, Any]:
         "peak_gb": predicted.peak_gb,
         "mean_gb": predicted.mean_gb,
         "reloads": dict(predicted.reloads),
+        "remedies": dict(predicted.remedies),
         "overhead_fraction": predicted.overhead_fraction,
         "seconds": predicted.seconds,
         "over_budget_seconds": predicted.over_budget,
@@ -170,17 +173,17 @@ def _cells(outcome: Outcome) -> tuple[str, ...]:
     return (
         f"{predicted.peak_gb:.3f}",
         f"{predicted.mean_gb:.3f}",
-        _counted(predicted.reloads) + ended,
+        _counted(predicted.reloads, predicted.remedies) + ended,
         f"{predicted.overhead_fraction:.1%}",
         f"{predicted.over_budget:.0f} s",
     )
 
 
-def _counted(reloads: Mapping[str, int]) -> str:
-    """``3``, or ``3 (1 budget)`` where not all have one reason."""
-    total = sum(reloads.values())
-    by_budget = reloads.get("budget", 0)
-    return f"{total} ({by_budget} budget)" if by_budget else str(total)
+def _counted(reloads: Mapping[str, int], remedies: Mapping[str, int]) -> str:
+    """``3``, ``3 (1 budget)`` where not all have one reason, ``3 + 2 lesser`` with remedies."""
+    by_budget, lesser = reloads.get("budget", 0), sum(remedies.values())
+    text = str(sum(reloads.values())) + (f" ({by_budget} budget)" if by_budget else "")
+    return f"{text} + {lesser} lesser" if lesser else text
 
 
 def _print_checks(console: Any, checks: Sequence[Check]) -> None:
@@ -200,8 +203,8 @@ def _print_checks(console: Any, checks: Sequence[Check]) -> None:
             f"{check.peak_gb:.3f}",
             f"{predicted.peak_gb:.3f}",
             f"{predicted.peak_gb / check.peak_gb - 1:+.1%}",
-            _counted(check.reloads),
-            _counted(predicted.reloads),
+            _counted(check.reloads, check.remedies),
+            _counted(predicted.reloads, predicted.remedies),
             f"{check.overhead_fraction:.1%}",
             f"{predicted.overhead_fraction:.1%}",
         )

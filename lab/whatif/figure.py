@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lab.plots.curves import Curve, thinned
-from lab.plots.style import INK, MUTED, plain
+from lab.plots.style import INK, MUTED, titled
 from lab.whatif.recommend import Outcome, front
 from lab.whatif.study import Study
 
@@ -39,10 +39,7 @@ def draw(study: Study, path: Path) -> None:
         titles = ("Memory", "Overhead against peak memory")
         axis_names = (("step", "GB of 2³⁰ bytes"), ("overhead (% of the time)", "peak GB"))
         for axes, title, (x, y) in zip((curves, points), titles, axis_names, strict=True):
-            plain(axes)
-            axes.set_title(title, loc="left", fontsize=9, fontweight="bold")
-            axes.set_xlabel(x, fontsize=8.5)
-            axes.set_ylabel(y, fontsize=8.5)
+            titled(axes, title, x, y)
         _draw_curves(curves, study)
         _draw_points(points, study)
         with warnings.catch_warnings():

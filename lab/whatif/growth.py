@@ -14,7 +14,9 @@ from typing import Self
 import numpy as np
 
 from lab.config.units import GB, MB
+from lab.protocol import RUNGS, Rung
 from lab.records.slope import WARM_UP_STEPS, theil_sen
+from lab.whatif.cures import Cure
 from lab.whatif.recorded import PARTS, Kind, Recording, Session, Values
 from lab.whatif.shapes import Shapes
 
@@ -83,6 +85,20 @@ def _rise(part: Part, start: int, kind: Kind, count: int) -> Values:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """Where the present curve of a part began.
+
+    Attributes:
+        start: the step before its first one.
+        before: GB of the part after that step; None at the run's start.
+    """
+
+    start: int = 0
+    kind: Kind = "first"
+    before: float | None = None
+
+
+@dataclass(frozen=True)
 class MemoryModel:
     """Predicts the memory of a session that begins anywhere in a run.
 
@@ -90,46 +106,67 @@ class MemoryModel:
         steps: how far it predicts.
         shapes: how MLX's cache grows, where batches of many shapes make it grow.
         assumed: methods of reloading that no recorded run used: what they give back is assumed.
+        cure: the least that gives the growth back, where a recorded run tells; what a rung below it
+            gives back beyond the cache is nothing.
     """
 
     steps: int
     parts: Mapping[str, Part]
     shapes: Shapes | None
     assumed: frozenset[Kind]
+    cure: Cure | None
 
     @classmethod
     def fitted(cls, recordings: Sequence[Recording], steps: int) -> Self:
         """Fit the model to runs that differ in their reloads only, for at least so many steps."""
         steps = max(steps, *(run.steps for run in recordings))
-        reference = max(recordings, key=lambda run: len(run.sessions[0]))
+        reference = max(recordings, key=lambda run: run.first_steps)
         sessions = [session for run in recordings for session in run.sessions]
         room = reference.config.memory.cache_limit_gb
         methods: set[Kind] = {"in_process", "process"}
+        cures = [run.cures.least for run in recordings if run.cures.least is not None]
+        cure = min(cures, key=lambda cure: cure.source != "measured", default=None)
         return cls(
             steps=steps,
-            parts={part: _fit(part, sessions, reference, steps, room) for part in PARTS},
+            parts={part: _fit(part, sessions, reference, steps, room, cure) for part in PARTS},
             shapes=Shapes.learned(recordings, steps),
             assumed=frozenset(methods - {session.kind for session in sessions}),
+            cure=cure,
         )
 
-    def session(
-        self, start: int, kind: Kind, before: Mapping[str, float], count: int
-    ) -> dict[str, Values]:
-        """GB by part after each of ``count`` steps of a session that follows step ``start``.
+    def memory(self, start: int, origins: Mapping[str, Origin], count: int) -> dict[str, Values]:
+        """GB by part after each of ``count`` steps that follow step ``start``.
 
         Arguments:
-            before: GB by part after step ``start``; empty for the first session.
+            origins: by part, none after ``start``.
         """
-        found = {
-            name: part.curve(start, kind, before.get(name), count)
-            for name, part in self.parts.items()
-        }
-        if self.shapes is not None:
-            part = self.parts["cache"]
-            known = len(part.first) if start == 0 else 0
-            grown = np.minimum(self.shapes.cache_of(start, count), part.ceiling)
-            found["cache"][known:] = grown[known:]
+        found = {}
+        for name, part in self.parts.items():
+            origin = origins[name]
+            since = start - origin.start
+            values = part.curve(origin.start, origin.kind, origin.before, since + count)
+            if name == "cache" and self.shapes is not None:
+                known = len(part.first) if origin.start == 0 else 0
+                grown = self.shapes.cache_of(origin.start, since + count)
+                values[known:] = np.minimum(grown, part.ceiling)[known:]
+            found[name] = values[since:]
         return found
+
+    def origins_after(
+        self, rung: Rung, step: int, before: Mapping[str, float], origins: Mapping[str, Origin]
+    ) -> dict[str, Origin]:
+        """Where each part's curve begins after a remedy that follows a step.
+
+        A lesser rung empties the cache, and gives the rest back only where it is known to.
+
+        Arguments:
+            before: GB by part after the step.
+        """
+        kind: Kind = "process" if rung == "reload_process" else "in_process"
+        is_lesser = RUNGS.index(rung) < RUNGS.index("reload_in_process")
+        cures = self.cure is not None and RUNGS.index(self.cure.rung) <= RUNGS.index(rung)
+        renewed = ("cache",) if is_lesser and not cures else PARTS
+        return {**origins, **{part: Origin(step, kind, before[part]) for part in renewed}}
 
 
 # --- Fitting ------------------------------------------------------------------------------------
@@ -138,9 +175,14 @@ Curves = Sequence[tuple[Session, Values]]  # sessions, each with a part of its m
 
 
 def _fit(
-    name: str, sessions: Sequence[Session], reference: Recording, steps: int, room: float
+    name: str,
+    sessions: Sequence[Session],
+    reference: Recording,
+    steps: int,
+    room: float,
+    cure: Cure | None,
 ) -> Part:
-    curves = [(session, smoothed(session.parts[name])) for session in sessions]
+    curves = [(session, smoothed(session.grown(name))) for session in sessions]
     by_step = _began_midway(curves)
     growth = _growth(curves, steps, by_step=by_step)
     highest = max(float(session.parts[name].max()) for session in sessions)
@@ -150,10 +192,11 @@ def _fit(
         growth=growth,
         by_step=by_step,
         ripple=np.zeros(steps),
-        first=reference.sessions[0].parts[name],
+        first=reference.first[name],
         ceiling=max(highest, room) if name == "cache" else np.inf,
     )
-    part = replace(part, levels=_levels(name, part, sessions))
+    only_process = cure is not None and cure.rung == "reload_process"
+    part = replace(part, levels=_levels(name, part, sessions, only_process=only_process))
     return replace(part, ripple=_ripple(name, part, reference, steps))
 
 
@@ -221,11 +264,16 @@ def _warm_ups(name: str, curves: Curves, growth: Values, *, by_step: bool) -> di
     return found
 
 
-def _levels(name: str, part: Part, sessions: Sequence[Session]) -> dict[Kind, Level]:
+def _levels(
+    name: str, part: Part, sessions: Sequence[Session], *, only_process: bool
+) -> dict[Kind, Level]:
     found: dict[Kind, Level] = {}
     for kind in KINDS:
         begun = [
-            (session.before.get(name), _level_of(session.parts[name], part, session.start, kind))
+            (
+                session.before.get(name),
+                _level_of(session.grown(name), part, session.start, kind),
+            )
             for session in sessions
             if session.kind == kind and len(session) > (kind != "first")
         ]
@@ -233,6 +281,9 @@ def _levels(name: str, part: Part, sessions: Sequence[Session]) -> dict[Kind, Le
             found[kind] = Level(float(np.mean([level for _, level in begun])))
             continue
         settled = found["first"].own + float(part.warm_up["first"][-1])
+        if not begun and kind == "in_process" and only_process and name != "cache":
+            found[kind] = Level(0.0, 1.0, settled)  # nothing comes back
+            continue
         if not begun:  # a reload in process leaves the heap warm
             is_warm = kind == "in_process" and name == "other"
             found[kind] = Level(settled) if is_warm else found["first"]
@@ -271,7 +322,7 @@ def _ripple(name: str, part: Part, reference: Recording, steps: int) -> Values:
     """What the model leaves of each recorded step; beyond them the same once more."""
     left = np.zeros(reference.steps)
     for session in reference.sessions:
-        values = session.parts[name]
+        values = session.grown(name)
         level = _level_of(values, part, session.start, session.kind)
         rise = _rise(part, session.start, session.kind, len(values))
         left[session.steps - 1] = values - level - rise

@@ -24,8 +24,12 @@ class Outcome:
 
     @property
     def fits(self) -> bool:
-        """It stays within the budget, even where the prediction is somewhat low."""
-        peak = self.predicted.peak_gb * (1 + MARGIN)
+        """It stays within the budget, even where the prediction is somewhat low.
+
+        But for ``adaptive``, which goes up to the budget and sees the memory that there is.
+        """
+        margin = 0.0 if self.setting.config.reload.policy == "adaptive" else MARGIN
+        peak = self.predicted.peak_gb * (1 + margin)
         return peak <= self.budget_gb and self.predicted.ended is None
 
     @property
@@ -34,7 +38,7 @@ class Outcome:
         predicted = self.predicted
         return (
             predicted.overhead_fraction,
-            sum(predicted.reloads.values()),
+            len(predicted.leaves),
             predicted.peak_gb,
         )
 
@@ -73,7 +77,7 @@ def advise(outcomes: Sequence[Outcome]) -> Iterator[Advice]:
 
 
 def _reasons(best: Outcome, budget: float) -> str:
-    if not best.predicted.reloads:
+    if not best.predicted.leaves:
         return f"within {budget:g} GB: reload=none, {_figures(best)}: no reload is needed"
     return f"within {budget:g} GB: {_described(best)}"
 
@@ -84,7 +88,8 @@ def _described(outcome: Outcome) -> str:
 
 def _figures(outcome: Outcome) -> str:
     predicted = outcome.predicted
-    count = sum(predicted.reloads.values())
-    reloads = f", {count} reload{'s' * (count != 1)}" if count else ""
+    reloads, remedies = (sum(p.values()) for p in (predicted.reloads, predicted.remedies))
+    counted = f", {reloads} reload{'s' * (reloads != 1)}" if reloads else ""
+    counted += f", {remedies} lesser remed{'ies' if remedies != 1 else 'y'}" if remedies else ""
     cost = f"{predicted.overhead_fraction:.1%} of the time in reloads and checkpoints"
-    return f"peak {predicted.peak_gb:.3f} GB{reloads}, {cost}"
+    return f"peak {predicted.peak_gb:.3f} GB{counted}, {cost}"

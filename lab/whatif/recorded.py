@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +18,7 @@ from lab.config.keys import Config
 from lab.config.schema import ConfigError
 from lab.records.rows import read_jsonl, read_rows
 from lab.records.summary import figures_so_far
+from lab.whatif.cures import Cures, read_cures
 
 Values = NDArray[np.float64]
 Kind = Literal["first", "in_process", "process"]  # what a session began with
@@ -30,15 +33,18 @@ class Session:
 
     Attributes:
         start: the step before its first one.
-        kind: the run's first, or the method of the reload that began it; a resume is a new process.
+        kind: the run's first, or the method of the reload that began it; a resume is a new process,
+            a lesser remedy that gave the growth back is as a reload in process.
         parts: GB of 2^30 bytes after each of its steps, by part of the process's memory.
         before: of the last step before the reload that began it; empty where none did.
+        by_census: a census of the explainer began it.
     """
 
     start: int
     kind: Kind
     parts: Mapping[str, Values]
     before: Mapping[str, float]
+    by_census: bool = False
 
     def __len__(self) -> int:
         return len(self.parts["cache"])
@@ -50,11 +56,26 @@ class Session:
     def memory(self, figure: str) -> Values:
         return memory_of(self.parts, figure)
 
+    def grown(self, part: str) -> Values:
+        """A part without what a census freed and the process kept, to use it again.
+
+        Nothing trims the heap there: what arrays fall by goes to the cache, then to the rest.
+        """
+        values = self.parts[part]
+        if part == "active" or not self.by_census:
+            return values
+        fell = max(self.before["active"] - self.parts["active"][0], 0.0)
+        return values - np.clip(values - self.before[part], 0.0, fell)
+
+
+def parts_of(figure: str) -> tuple[str, ...]:
+    """The parts of a figure that a policy looks at: ``active``, ``mlx`` or ``process``."""
+    return {"active": PARTS[:1], "mlx": PARTS[:2]}.get(figure, PARTS)
+
 
 def memory_of(parts: Mapping[str, Values], figure: str) -> Values:
-    """GB of a figure that a policy looks at: ``active``, ``mlx`` or ``process``."""
-    named = {"active": PARTS[:1], "mlx": PARTS[:2]}.get(figure, PARTS)
-    return np.sum([parts[part] for part in named], axis=0)
+    """GB of such a figure."""
+    return np.sum([parts[part] for part in parts_of(figure)], axis=0)
 
 
 @dataclass(frozen=True)
@@ -62,9 +83,12 @@ class Recording:
     """One run as far as it is recorded.
 
     Attributes:
+        cures: what gave memory back short of a reload.
         cells: tokens and padding of each step's batch, NaN where a row does not tell: two steps
             with the same number have arrays of the same shapes.
         work: MLX's peak in each step, in GB: what its arrays took.
+        trend: MB a step of the growth that was certain after each step up to the first reload or
+            remedy, NaN where none was; empty where the rows do not tell.
         step_seconds: of each step.
         reloads: seconds of each reload, by method.
         checkpoints: seconds of each checkpoint that no reload asked for.
@@ -76,13 +100,26 @@ class Recording:
     folder: Path
     config: Config
     sessions: tuple[Session, ...]
+    cures: Cures
     cells: Values
     work: Values
+    trend: Values
     step_seconds: Values
     reloads: Mapping[str, Sequence[float]]
     checkpoints: Sequence[float]
     figures: Mapping[str, Any]
     held: str
+
+    @cached_property
+    def first(self) -> Mapping[str, Values]:
+        """GB of each part after each step up to the first reload, or remedy that helped."""
+        until = next((n for n, s in enumerate(self.sessions) if n and not s.by_census), None)
+        own = self.sessions[:until]
+        return {part: np.concatenate([session.parts[part] for session in own]) for part in PARTS}
+
+    @property
+    def first_steps(self) -> int:
+        return len(self.first["cache"])
 
     @property
     def steps(self) -> int:
@@ -104,7 +141,8 @@ def read_recording(folder: Path) -> Recording:
         events = list(read_jsonl(folder / "events.jsonl"))
     except OSError as error:
         raise ConfigError("folder", folder, f"cannot be read: {error.strerror}") from error
-    sessions = tuple(_sessions(rows))
+    cures = read_cures(folder, rows, events)
+    sessions = tuple(_sessions(rows, cures))
     longest = max(map(len, sessions), default=0)
     if longest < LEAST_ROWS:
         said = f"has {longest} rows between reloads, too few to tell: {LEAST_ROWS} are needed"
@@ -122,8 +160,10 @@ def read_recording(folder: Path) -> Recording:
         folder=folder,
         config=config,
         sessions=sessions,
+        cures=cures,
         cells=_column(rows, steps, _cells),
         work=_column(rows, steps, lambda row: row.get("memory/peak_gb")),
+        trend=_trend([row for row in rows if row["step"] <= (cures.first or steps)]),
         step_seconds=_column(rows, steps, lambda row: row.get("step_seconds")),
         reloads=reloads,
         checkpoints=[
@@ -136,6 +176,13 @@ def read_recording(folder: Path) -> Recording:
         figures=figures_so_far(folder, rows)[0],
         held="mlx" if any(map(_is_on_cuda, events)) else "process",
     )
+
+
+def _trend(rows: Sequence[Mapping[str, Any]]) -> Values:
+    key = "memory/trend_mb_per_step"
+    if not all(key in row for row in rows):
+        return np.zeros(0)
+    return _column(rows, rows[-1]["step"], lambda row: row[key])
 
 
 def _is_on_cuda(event: Mapping[str, Any]) -> bool:
@@ -156,21 +203,25 @@ def _measured(rows: Iterator[dict[str, Any]], last: int) -> Iterator[dict[str, A
             yield row
 
 
-def _sessions(rows: Sequence[Mapping[str, Any]]) -> Iterator[Session]:
+def _sessions(rows: Sequence[Mapping[str, Any]], cures: Cures) -> Iterator[Session]:
+    """The sessions of a run; one ends with a lesser remedy or census too that helped."""
     last: Mapping[str, Any] = {}
+    helped = sorted({*cures.remedies, *cures.censuses})
 
-    def began_with(row: Mapping[str, Any]) -> tuple[object, object]:
-        return row.get("reload/count"), row.get("reload/generation")
+    def began_with(row: Mapping[str, Any]) -> tuple[object, object, int]:
+        lesser = bisect_left(helped, row["step"])
+        return row.get("reload/count"), row.get("reload/generation"), lesser
 
-    for (count, generation), group in groupby(rows, began_with):
+    for (count, generation, _), group in groupby(rows, began_with):
         own = list(group)
-        is_reload = bool(last) and count != last.get("reload/count")
-        is_same = generation == last.get("reload/generation")
+        is_same_worker = generation == last.get("reload/generation")
+        is_reload = bool(last) and (count != last.get("reload/count") or is_same_worker)
         yield Session(
             start=own[0]["step"] - 1,
-            kind="first" if not last else "in_process" if is_same else "process",
+            kind="first" if not last else "in_process" if is_same_worker else "process",
             parts={part: np.array([_part(row, part) for row in own]) for part in PARTS},
             before={part: _part(last, part) for part in PARTS} if is_reload else {},
+            by_census=bool(last) and last["step"] in cures.censuses,
         )
         last = own[-1]
 

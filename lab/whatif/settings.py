@@ -28,7 +28,6 @@ KEYS = (
     "train.steps",
 )
 ALWAYS_TYPED = ("reload.metric", "reload.method", "memory.budget_gb", "train.steps")
-UNPREDICTED = ("adaptive",)  # policies that do not decide by lab.train.reload_policy alone
 MOST = 10_000  # combinations
 MOST_STEPS = 1_000_000
 LEAK_MB = 1.0  # what conf/reload/leak.yaml sets
@@ -51,10 +50,11 @@ class Setting:
     def effect(self) -> tuple[object, ...]:
         """What it does: two settings with the same effect give the same run."""
         reload, triggers = self.config.reload, active_triggers(self.config.reload)
-        looks = (reload.metric,) if triggers.threshold or triggers.leak else ()
+        adapts = reload.policy == "adaptive"
+        looks = (reload.metric,) if triggers.threshold or triggers.leak or adapts else ()
         acts = triggers.interval or looks
         return (
-            *(triggers, looks, reload.window_steps if triggers.leak else 0),
+            *(adapts, triggers, looks, reload.window_steps if triggers.leak else 0),
             *(reload.method if acts else "", self.config.memory.budget_gb, self.config.train.steps),
         )
 
@@ -63,6 +63,7 @@ class Setting:
         """The policy in words, e.g. ``interval 50 or threshold 2 GB``."""
         triggers, reload = active_triggers(self.config.reload), self.config.reload
         words = [
+            "adaptive" if reload.policy == "adaptive" else "",
             f"interval {triggers.interval}" if triggers.interval else "",
             f"threshold {reload.memory_threshold_gb:g} GB" if triggers.threshold else "",
             f"leak {reload.leak_threshold_mb:g} MB" if triggers.leak else "",
@@ -142,8 +143,6 @@ def _usual(base: Config, given: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 def _setting(base: Config, chosen: Mapping[str, Any]) -> Setting:
     values = dict(chosen)
     policy = values.get("reload.policy", base.reload.policy)
-    if policy in UNPREDICTED:
-        raise ConfigError("reload", policy, f"lab whatif cannot predict reload={policy} yet")
     if values.get("memory.budget_gb") == AUTO:
         values["memory.budget_gb"] = base.memory.budget_gb
     budget = values.get("memory.budget_gb", base.memory.budget_gb)

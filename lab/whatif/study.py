@@ -10,12 +10,15 @@ from typing import Any
 import numpy as np
 
 from lab.config.schema import ConfigError, to_dict
+from lab.protocol import Rung
 from lab.sweep.index import INDEX_FILE, jobs_of
+from lab.whatif.costs import METHODS, Costs
+from lab.whatif.cures import Cure
 from lab.whatif.growth import MemoryModel
-from lab.whatif.predict import Costs, Prediction, Predictor
+from lab.whatif.predict import Prediction, Predictor
 from lab.whatif.recommend import Advice, Outcome, advise
-from lab.whatif.recorded import Recording, read_recording
-from lab.whatif.settings import KEYS, UNPREDICTED, Setting, setting_of, settings_of
+from lab.whatif.recorded import Kind, Recording, read_recording
+from lab.whatif.settings import KEYS, Setting, setting_of, settings_of
 
 # Keys that change nothing of a run's memory and time: runs that differ in them are one.
 INDIFFERENT = ("name", "objective.", "tracker.", "sweep.", "hardware.", "worker.", "reload.")
@@ -34,6 +37,7 @@ class Check:
     peak_gb: float
     mean_gb: float
     reloads: Mapping[str, int]
+    remedies: Mapping[str, int]
     overhead_fraction: float
     predicted: Prediction
 
@@ -64,11 +68,11 @@ def study_of(folder: Path, words: Sequence[str]) -> Study:
         ConfigError: the folder, a word or a value is of no use; or the runs are too short.
     """
     recordings, notes = _recordings(folder)
-    reference = max(recordings, key=lambda run: len(run.sessions[0]))
+    reference = max(recordings, key=lambda run: run.first_steps)
     _check_alike(reference, recordings)
     settings = settings_of(reference.config, words)
     if not any(word.startswith("reload") for word in words):
-        own = (setting_of(run.config) for run in recordings if not words and _is_predicted(run))
+        own = (setting_of(run.config) for run in recordings if not words)
         settings = list({setting.effect: setting for setting in (*settings, *own)}.values())
     longest = max(setting.config.train.steps for setting in settings)
     predictor = Predictor(recordings, longest)
@@ -104,10 +108,6 @@ def _recordings(folder: Path) -> tuple[list[Recording], list[str]]:
     return found, notes
 
 
-def _is_predicted(run: Recording) -> bool:
-    return run.config.reload.policy not in UNPREDICTED
-
-
 def _check_alike(reference: Recording, recordings: Sequence[Recording]) -> None:
     mine = dict(_settings(to_dict(reference.config)))
     for run in recordings:
@@ -132,7 +132,7 @@ def _checks(recordings: Sequence[Recording]) -> Iterator[Check]:
     for run in recordings:
         others = [other for other in recordings if other is not run]
         steps = run.config.train.steps
-        if not others or run.steps < steps or not _is_predicted(run):
+        if not others or run.steps < steps:
             continue
         memory = np.concatenate([session.memory(run.held) for session in run.sessions])
         yield Check(
@@ -141,6 +141,7 @@ def _checks(recordings: Sequence[Recording]) -> Iterator[Check]:
             peak_gb=float(memory.max()),
             mean_gb=float(memory.mean()),
             reloads=run.figures.get("reloads") or {},
+            remedies=run.figures.get("remedies") or {},
             overhead_fraction=run.figures.get("overhead_fraction") or 0.0,
             predicted=Predictor(others, steps).predict(run.config),
         )
@@ -149,24 +150,56 @@ def _checks(recordings: Sequence[Recording]) -> Iterator[Check]:
 def _assumptions(
     reference: Recording, model: MemoryModel, costs: Costs, outcomes: Sequence[Outcome]
 ) -> Iterator[str]:
-    methods = {
-        o.setting.config.reload.method for o in outcomes if sum(o.predicted.reloads.values())
-    }
-    for method in sorted(methods):
-        cost, words = costs.reload[method], method.replace("_", " ")
+    leaves = [leave for outcome in outcomes for leave in outcome.predicted.leaves]
+    reloads = {METHODS[leave.rung] for leave in leaves if leave.rung in METHODS}
+    for method in sorted(reloads):
         if method in model.assumed:
-            kept = "; a list in a module or a memo, which it would keep, it could not show"
+            yield _given_back(method, model.cure)
+        if costs.reload[method].estimated:
+            seconds = costs.reload[method].seconds
             yield (
-                f"a reload {words} is taken to come back to the run's own start: no recorded run "
-                f"has one{kept if method == 'in_process' else ''}"
-            )
-        if cost.estimated:
-            yield (
-                f"its seconds are estimated, a checkpoint and a startup: {cost.seconds:.2f} s, "
+                f"its seconds are estimated, a checkpoint and a startup: {seconds:.2f} s, "
                 "which is at most"
             )
+    lesser: list[Rung] = [leave.rung for leave in leaves if leave.rung not in METHODS]
+    if lesser:
+        yield _given_back_by_lesser(lesser, model.cure)
+    if any(costs.remedy[rung].estimated for rung in lesser):
+        yield "seconds of clear_cache and collect are those that the policy begins with"
+    if reference.cures.censuses:
+        steps = ", ".join(f"{step:,}" for step in reference.cures.censuses)
+        yield (
+            f"a census of lab explain gave memory back after step {steps}; after a reload it is "
+            "taken to come as soon as growth is certain again, three times a run"
+        )
     if reference.held == "mlx":
         yield "memory is that of the GPU: MLX's arrays and its cache"
     longest = max(len(outcome.predicted.curve) for outcome in outcomes)
     if longest > reference.steps:
         yield f"{reference.steps:,} steps are recorded; to {longest:,} growth goes on as at the end"
+
+
+def _given_back(method: Kind, cure: Cure | None) -> str:
+    """What a reload gives back by assumption: no recorded run has one by this method."""
+    words = f"a reload {method.replace('_', ' ')}"
+    if method == "in_process" and cure is not None:
+        gives = "give back nothing but the cache" if cure.rung == "reload_process" else "help"
+        return f"{words} is taken to {gives}: {_told(cure)}"
+    kept = "; a list in a module or a memo, which it would keep, it could not show"
+    return (
+        f"{words} is taken to come back to the run's own start: no recorded run has one"
+        f"{kept if method == 'in_process' else ''}"
+    )
+
+
+def _given_back_by_lesser(lesser: Sequence[Rung], cure: Cure | None) -> str:
+    does = "clear_cache is taken to give back the cache and collect no more"
+    if cure is None:
+        return f"{does}: no recorded run tells"
+    if cure.rung in lesser:
+        return f"{cure.rung} is taken to give all growth back: {_told(cure)}"
+    return f"{does}: {_told(cure)}"
+
+
+def _told(cure: Cure) -> str:
+    return f"the recorded run has {cure.rung} as the least that does, {cure.source}"

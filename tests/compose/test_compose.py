@@ -143,6 +143,12 @@ def test_experiments(experiment: str, expected: tuple) -> None:
         assert found.reload.memory_threshold_gb < found.memory.budget_gb
 
 
+@pytest.mark.parametrize(("name", "picked"), [("x", 1), ("y", None), ("z", "other"), ("", "other")])
+def test_pick_takes_the_option_of_a_name_or_the_other(name: str, picked: object) -> None:
+    found = OmegaConf.create({"name": name, "value": "${pick:${name},{x:1,y:null},other}"})
+    assert found.value == picked
+
+
 def test_the_user_wins_over_an_experiment() -> None:
     found = config("experiment=full_1000", "reload=none", "hardware=base_16gb", "train.steps=7")
     assert (found.reload.policy, found.hardware.name, found.train.steps) == ("none", "base_16gb", 7)

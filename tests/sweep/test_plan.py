@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from lab.compose.config import compose_config
 from lab.compose.resolvers import register
 from lab.config.schema import ConfigError
+from lab.faults.truth import TRUTHS
 from lab.sweep import plan
 from lab.sweep.local_ray import INIT_DEFAULTS, set_init_defaults
 
@@ -55,6 +58,20 @@ def test_a_value_of_the_command_line_takes_the_place_of_an_experiments() -> None
     assert jobs("experiment=interval_sweep", "reload.interval_steps=7,9") == [
         ["experiment=interval_sweep", f"reload.interval_steps={n}"] for n in (7, 9)
     ]
+
+
+def test_experiment_remedies_is_each_growth_mode_by_each_policy() -> None:
+    found = jobs("experiment=remedies")
+    modes = {word for job in found for word in job if word.startswith("fault=")}
+    assert modes == {f"fault={mode}" for mode in ("none", *TRUTHS)}
+    assert len(found) == len({tuple(job) for job in found}) == 4 * len(modes)
+    for job in (job for job in found if job[0] in ("fault=none", "fault=streams")):
+        config = compose_config(compose("config", job), job)[0]
+        fault, policy = (word.partition("=")[2] for word in job[:2])
+        assert config.name.startswith(f"fault={fault},reload={policy}")
+        assert config.reload.policy == policy
+        assert config.memory.budget_gb == (1 if policy == "none" else 0.12)
+        assert config.train.steps == 160
 
 
 def test_a_sampler_is_tried_with_each_choice_and_at_each_end() -> None:

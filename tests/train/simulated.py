@@ -8,15 +8,8 @@ from dataclasses import dataclass, field
 from lab.config.units import MB
 from lab.protocol import RUNGS, Rung
 from lab.records.growth import Trend
-from lab.train.adaptive import (
-    Cycle,
-    Ladder,
-    Limits,
-    Observation,
-    decide,
-    learn,
-    observe,
-)
+from lab.train.adaptive import Limits, decide, learn, observe
+from lab.train.ladder import Cycle, Ladder, Observation
 
 SECONDS: dict[Rung, float] = {
     "clear_cache": 0.002,

@@ -12,17 +12,8 @@ from lab.config.schema import ConfigError
 from lab.config.units import MB
 from lab.protocol import RUNGS, Rung
 from lab.records.growth import Trend
-from lab.train.adaptive import (
-    KEEPING_STATE,
-    Cycle,
-    Growth,
-    Ladder,
-    Limits,
-    Observation,
-    Yield,
-    decide,
-    learn,
-)
+from lab.train.adaptive import KEEPING_STATE, Limits, decide, learn
+from lab.train.ladder import Cycle, Growth, Ladder, Observation, Yield
 from lab.train.progress import Progress
 from tests.train.simulated import Kind, Simulated, at_interval, foreseen
 

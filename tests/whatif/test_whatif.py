@@ -292,7 +292,6 @@ def _short(folder: Path) -> None:
         (None, ["train.batch_size=4"], "varies reload, reload.policy, reload.interval_steps"),
         (None, ["reload.intervall=4"], "lab whatif varies reload"),
         (None, ["reload=sometimes"], "must be one of none, interval"),
-        (None, ["reload=adaptive"], "cannot predict reload=adaptive yet"),
         (None, ["reload.interval_steps=-1"], "must be at least 0 steps"),
         (None, ["reload.interval_steps=5.5"], "must be a whole number"),
         (None, ["reload.interval_steps="], "must be one value, or several with commas"),

@@ -1,0 +1,208 @@
+"""What ``reload=adaptive`` knows: of a step, of a worker process so far, and of the rungs' yields.
+
+The :class:`Ladder` is what is remembered, in every checkpoint; a :class:`Cycle` is what a process
+has seen since its last remedy, and is lost with it. What follows from them is decided in
+:mod:`lab.train.adaptive`. Memory is in bytes, time in seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from lab.config.schema import setting
+from lab.protocol import RUNGS, Rung
+
+# Before a rung was measured it is taken to give everything back, for so many seconds: in this order
+# they are tried.
+PRIOR_SECONDS: dict[Rung, float] = {
+    "clear_cache": 0.001,
+    "collect": 0.05,
+    "reload_in_process": 0.3,
+    "reload_process": 1.0,
+}
+
+RECENT_STEPS = 20  # in which growth of an earlier cycle must be seen again, or has ended
+
+
+@dataclass(frozen=True)
+class Observation:
+    """A step as the policy sees it.
+
+    Attributes:
+        memory: the chosen metric after the step.
+        active, cache: of MLX.
+        headroom: what the step took while it ran, beyond ``memory``.
+        seconds: that it took.
+    """
+
+    memory: int
+    active: int
+    cache: int
+    headroom: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Growth:
+    """The growth that the rungs' yields were measured for.
+
+    Attributes:
+        bytes_per_step, noise: as of a :class:`Trend`.
+        active: the part of it in MLX's active memory, about 0 to 1.
+    """
+
+    bytes_per_step: float = setting(above=0)
+    noise: float = setting(at_least=0)
+    active: float = setting()
+
+
+@dataclass(frozen=True)
+class Yield:
+    """What a rung does.
+
+    Attributes:
+        share: of what grew since its last use, the part that it gave back; None if not tried for
+            this growth.
+        seconds: that it takes.
+    """
+
+    share: float | None = setting(at_least=0, at_most=1)
+    seconds: float = setting(at_least=0)
+
+
+@dataclass(frozen=True)
+class Slowing:
+    """How memory slows steps, found before a remedy that was tried for it.
+
+    Attributes:
+        seconds_per_byte: that a step takes longer.
+        before: seconds of a step just before the remedy.
+        at_first: seconds of a step without the growth, as estimated.
+        cured: whether the steps after it were faster; None while that is not known.
+    """
+
+    seconds_per_byte: float = setting(above=0)
+    before: float = setting()
+    at_first: float = setting()
+    cured: bool | None = None
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """What the policy remembers; saved with the progress, so it survives a reload and a death.
+
+    Attributes:
+        growth: what the shares of ``rungs`` are true for, as of the last remedy.
+        rungs: by name.
+        slowing: None where memory was not seen to slow steps.
+        trained: seconds of all steps.
+        spent: seconds of all remedies.
+    """
+
+    growth: Growth | None = None
+    rungs: dict[str, Yield] = field(default_factory=dict)
+    slowing: Slowing | None = None
+    trained: float = setting(0.0, at_least=0)
+    spent: float = setting(0.0, at_least=0)
+
+    def seconds(self, rung: Rung) -> float:
+        known = self.rungs.get(rung)
+        return known.seconds if known else PRIOR_SECONDS[rung]
+
+    def share(self, rung: Rung) -> float | None:
+        known = self.rungs.get(rung)
+        return known.share if known else None
+
+    def forgotten(self) -> Ladder:
+        """For another growth: every rung may be tried again; what it takes stays known."""
+        rungs = {name: replace(known, share=None) for name, known in self.rungs.items()}
+        return replace(self, growth=None, rungs=rungs, slowing=None)
+
+
+@dataclass(frozen=True)
+class Mark:
+    """Since a rung, or one above it, was used last.
+
+    Attributes:
+        memory: the lowest since.
+        freed, spent: bytes and seconds of the rungs below it since.
+    """
+
+    memory: int
+    freed: float = 0.0
+    spent: float = 0.0
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Least squares of steps' seconds over memory, as sums: memory counts from the first step's."""
+
+    n: int = 0
+    x: float = 0.0
+    y: float = 0.0
+    xx: float = 0.0
+    xy: float = 0.0
+    yy: float = 0.0
+
+    def add(self, x: float, y: float) -> Fit:
+        if self.n:
+            y = min(y, 4 * self.y / self.n)  # a step that waited for something else
+        return Fit(
+            self.n + 1, self.x + x, self.y + y, self.xx + x * x, self.xy + x * y, self.yy + y * y
+        )
+
+    def line(self) -> tuple[float, float, float]:
+        """Intercept, slope and the part of the variance that the line explains."""
+        sxx, syy = self.xx - self.x**2 / self.n, self.yy - self.y**2 / self.n
+        sxy = self.xy - self.x * self.y / self.n
+        if sxx <= 0 or syy <= 0:
+            return self.y / self.n, 0.0, 0.0
+        slope = sxy / sxx
+        return (self.y - slope * self.x) / self.n, slope, sxy**2 / (sxx * syy)
+
+
+@dataclass(frozen=True)
+class Cycle:
+    """What a worker process has seen; a remedy begins the next one.
+
+    Attributes:
+        first: the first step of the cycle.
+        steps: of the cycle.
+        headroom: the largest of this process.
+        marks: of every rung.
+        recent: number and memory of two steps of the cycle, 20 apart; the older is compared with.
+        fit: of the seconds of the steps, but for the first two.
+    """
+
+    first: Observation
+    steps: int
+    headroom: int
+    marks: Mapping[Rung, Mark]
+    recent: tuple[tuple[int, int], tuple[int, int]]
+    fit: Fit = Fit()
+
+    @classmethod
+    def of(
+        cls, first: Observation, marks: Mapping[Rung, Mark] | None = None, headroom: int = 0
+    ) -> Cycle:
+        """Begin one; without marks that of a new process."""
+        return cls(
+            first,
+            steps=1,
+            headroom=max(headroom, first.headroom),
+            marks=marks or dict.fromkeys(RUNGS, Mark(first.memory)),
+            recent=((1, first.memory), (1, first.memory)),
+        )
+
+    def add(self, now: Observation) -> Cycle:
+        """The cycle with one more step."""
+        marks: Mapping[Rung, Mark] = self.marks
+        if any(now.memory < mark.memory for mark in marks.values()):
+            marks = {r: replace(m, memory=min(m.memory, now.memory)) for r, m in marks.items()}
+        recent, fit, steps = self.recent, self.fit, self.steps + 1
+        if steps - recent[1][0] >= RECENT_STEPS:
+            recent = recent[1], (steps, now.memory)
+        if steps > 2:
+            fit = fit.add(now.memory - self.first.memory, now.seconds)
+        return Cycle(self.first, steps, max(self.headroom, now.headroom), marks, recent, fit)
