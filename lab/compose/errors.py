@@ -50,6 +50,8 @@ def explain(error: BaseException, overrides: Sequence[str]) -> tuple[int, str]:
             return 2, f"{override}: cannot be left out"
     if isinstance(error, ConfigError | SweepError):
         return 2, str(error)
+    if isinstance(error, AssertionError) and (line := _key_of_nothing(str(error), overrides)):
+        return 2, line
     if not isinstance(error, HydraException | OmegaConfBaseException):
         head = str(error).partition("\n---")[0]  # a launcher's error carries its job's log below
         return 1, f"error: {type(error).__name__}: {' '.join(head.split())}"
@@ -72,6 +74,17 @@ def _unknown_option(text: str) -> str | None:
     if extra := EXTRAS.get(choice):
         return f"{choice}: is not installed: pip install 'mlx-memory-lab[{extra}]'"
     return f"{choice}: must be one of {', '.join(options)}"
+
+
+def _key_of_nothing(text: str, overrides: Sequence[str]) -> str | None:
+    """A line for a key of a group's option that was not chosen; None if that is not it."""
+    for override in overrides if text == "Unexpected type for root: NoneType" else ():
+        group, _, rest = override_key(override).partition(".")
+        option = rest.partition(".")[0]
+        hint = get_type_hints(Config).get(group)
+        if "." in rest and is_dataclass(hint) and option in get_type_hints(hint):
+            return f"{override}: {group}.{option} is null; it needs {group}={option}"
+    return None
 
 
 def _one_line(text: str, given: Mapping[str, str]) -> str:

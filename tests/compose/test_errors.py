@@ -24,7 +24,7 @@ def raised(*overrides: str) -> Exception:
     """The error that the installed Hydra or OmegaConf raises for a command line."""
     hydra = GlobalHydra.instance().hydra
     assert hydra is not None
-    with pytest.raises((HydraException, OmegaConfBaseException)) as caught:
+    with pytest.raises((HydraException, OmegaConfBaseException, AssertionError)) as caught:
         compose_config(
             hydra.compose_config("config", list(overrides), RunMode.RUN, from_shell=False),
             overrides,
@@ -48,6 +48,11 @@ def line_of(*overrides: str) -> str:
         ("train.steps.x=1", "train.steps.x=1: is not a key; train.steps is a single value"),
         # "full_key: train"
         ("train=1", "train=1: must be a mapping; set its keys one by one"),
+        # "Unexpected type for root: NoneType", an AssertionError
+        (
+            "fault.crash.step=2",
+            "fault.crash.step=2: fault.crash is null; it needs fault=crash",
+        ),
         # "Could not override 'model@x'", without a full_key
         ("model@x=tiny", "model@x: is not a key; did you mean model?"),
         # "Could not find 'adapter/other'", "Available options in 'adapter':"
