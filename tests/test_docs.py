@@ -47,11 +47,15 @@ def commands_of(text: str) -> list[str]:
     return [shlex.join(words) for line in lines if (words := shlex.split(line, comments=True))]
 
 
-MARKS = {"model=local": pytest.mark.pretrained, "launcher=ray": pytest.mark.slow}
-COMMANDS = [
-    pytest.param(c, id=c, marks=[mark for word, mark in MARKS.items() if word in c])
-    for c in dict.fromkeys(c for page in DOCS for c in commands_of(text_of(page)))
-]
+def marks_of(command: str) -> list[pytest.MarkDecorator]:
+    """Sweeps that only the guides have are slow: the default tests compose them (below)."""
+    is_sweep = command in SWEEPS and command not in commands_of(text_of(ROOT / "README.md"))
+    return [pytest.mark.pretrained] * ("model=local" in command) + [pytest.mark.slow] * is_sweep
+
+
+ALL = list(dict.fromkeys(c for page in DOCS for c in commands_of(text_of(page))))
+SWEEPS = [command for command in ALL if command.startswith("python train.py -m ")]
+COMMANDS = [pytest.param(command, id=command, marks=marks_of(command)) for command in ALL]
 
 
 def call(*command: object, cwd: Path) -> str:
@@ -353,6 +357,12 @@ def test_command_runs(
     monkeypatch.chdir(tmp_path)
     runner, arguments = runner_of(command)
     runner(arguments, tmp_path, request.getfixturevalue)
+
+
+@pytest.mark.parametrize("command", [s for s in SWEEPS if "model=local" not in s])
+def test_the_first_job_of_a_sweep_composes(command: str) -> None:
+    words = [word for word in runner_of(command)[1] if word != "-m" and "(" not in word]
+    assert config_of(*(word.partition(",")[0] for word in words)).train.steps > 0
 
 
 def test_commands_are_found_and_unknown_ones_refused() -> None:

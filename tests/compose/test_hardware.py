@@ -120,7 +120,15 @@ MACS = """
 """
 
 
-@pytest.mark.parametrize("line", MACS.strip().splitlines(), ids=lambda line: line.split()[0])
+ALIKE = ("16", "18", "32", "36", "64", "96", "192", "256")  # between the others; slow
+LINES = [
+    pytest.param(line, id=size, marks=[pytest.mark.slow] * (size in ALIKE))
+    for line in MACS.strip().splitlines()
+    for size in line.split()[:1]
+]
+
+
+@pytest.mark.parametrize("line", LINES)
 def test_every_mac_gets_a_fitting_answer(line: str) -> None:
     memory, working_set, profile, *expected = line.split()
     here = machine("metal", float(memory), float(working_set))

@@ -49,8 +49,8 @@ def index_of(path: Path, folder: Path | None = None, cache: Path | None = None) 
     )
 
 
-@settings(max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(st.lists(st.sampled_from(WORDS[4:]), min_size=1, max_size=9), min_size=1))
+@settings(max_examples=2, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.lists(st.sampled_from(WORDS[4:]), min_size=1, max_size=9), min_size=9))
 def test_it_holds_what_each_sample_becomes(
     tmp_path: Path, folder: Path, samples: list[list[str]]
 ) -> None:

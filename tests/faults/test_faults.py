@@ -46,7 +46,7 @@ def test_all_at_once_change_nothing(method: str, straight: Run, tmp_path: Path) 
 
 
 # One of each kind and remedy; the others are alike, and run with the slow tests.
-MEASURED = {"lazy_loss", "module_list", "cycles", "ragged_cache", "compile_shapes", "streams"}
+MEASURED = {"lazy_loss", "module_list", "cycles", "ragged_cache", "streams"}
 ALIKE = sorted(TRUTHS.keys() - MEASURED)
 MODES = [*sorted(MEASURED), *(pytest.param(name, marks=pytest.mark.slow) for name in ALIKE)]
 

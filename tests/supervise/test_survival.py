@@ -348,7 +348,7 @@ def test_rows_that_find_no_room_stop_the_run_and_it_is_resumed(
     class Filled(RunSupervisor):
         def _handle(self, record: dict, worker: WorkerProcess) -> None:
             super()._handle(record, worker)
-            if not fillers and self._recorder.last_step == 10:
+            if not fillers and self._recorder.last_step == 5:
                 fillers.append(fill(small_disk, 0))
 
     run = Run(small_disk / "run", Result(1))

@@ -32,7 +32,7 @@ LONG = (*QUICK, "train.steps=100", "checkpoint.interval_steps=5", "reload=none",
 # --- To their end -------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", params=[*LAUNCHERS, SLOW_RAY])
+@pytest.fixture(scope="module", params=["joblib", SLOW_SUBMITIT, SLOW_RAY])
 def done(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Done:
     """Two jobs side by side, of which the first one fails."""
     return new_sweep(

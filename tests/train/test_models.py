@@ -33,7 +33,7 @@ def lora(pretrained: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     return start(folder, *local(pretrained, *STRAIGHT, "adapter.dropout=0.1"))
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [pytest.param("in_process", marks=pytest.mark.slow), "process"])
 def test_reloads_change_nothing(lora: Run, pretrained: Path, tmp_path: Path, method: str) -> None:
     run = start(tmp_path / "run", *local(pretrained, *METHODS[method], "adapter.dropout=0.1"))
     assert [e["step"] for e in run.events("reload")] == [2, 4]
@@ -60,7 +60,9 @@ def test_mlx_lm_generates_with_the_adapter(lora: Run, pretrained: Path, repo: Pa
     assert "Generation: 4 tokens" in told.stdout
 
 
-@pytest.mark.parametrize("adapter", ["full", "dora", "qlora"])
+@pytest.mark.parametrize(
+    "adapter", [*(pytest.param(name, marks=pytest.mark.slow) for name in ("full", "dora")), "qlora"]
+)
 def test_each_adapter_trains_and_is_read_by_mlx_lm(
     adapter: str, pretrained: Path, tmp_path: Path, repo: Path
 ) -> None:

@@ -148,6 +148,7 @@ def test_a_run_that_does_not_grow_is_left_alone(tmp_path: Path) -> None:
 # --- Against real runs, now ---------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_real_adaptive_run_is_predicted_from_the_one_without(tmp_path: Path) -> None:
     growing = ("fault=trainer_list", "fault.trainer_list.mb_per_step=2", "train.steps=60")
     common = (*growing, "train.max_seq_length=64", "worker.threads=1")
