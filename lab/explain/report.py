@@ -41,7 +41,8 @@ def growth_note(run_dir: Path) -> str:
 def lines(found: Explanation) -> Iterator[str]:
     """All of it, aligned, one thing a line."""
     yield headline(found)
-    for kind, rate in sorted(found.kinds.items(), key=lambda item: -item[1]):
+    told = found.kind  # first, even where what warms up is faster than what is certain to grow
+    for kind, rate in sorted(found.kinds.items(), key=lambda item: (item[0] != told, -item[1])):
         if abs(rate) >= 0.0005:
             yield _line("kind", f"{kind:<14} {rate:8.3f} MB a step")
     if found.holder:

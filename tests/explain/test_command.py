@@ -95,6 +95,15 @@ def test_each_is_a_clear_line(
     assert "\x1b" not in said
 
 
+def test_the_kind_that_is_told_comes_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    warming_up = [{"kind": "native", "mb_per_step": 1.6}, *GROWN["kinds"]]
+    folder = write(tmp_path / "run", rows(20), {**GROWN, "kinds": warming_up})
+    kinds = [line.split()[1] for line in explain(monkeypatch, capsys, folder)[1].splitlines()[1:3]]
+    assert kinds == ["active", "native"]
+
+
 def test_no_run_is_a_mistake(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
