@@ -71,3 +71,19 @@ def test_many_small_arrays_are_told_as_arrays(told: list[dict[str, Any]]) -> Non
 
 def test_what_an_array_takes_beside_its_content() -> None:
     assert 200 < census.array_overhead() < 2000
+
+
+def test_classes_of_one_name_count_together() -> None:
+    """As a class that a function makes at each call."""
+
+    def make() -> object:
+        class Local:
+            pass
+
+        return Local()
+
+    before = census.take(1, None)
+    kept = [make() for _ in range(7)]
+    grown = dict(census.grown_types(before, census.take(2, None)))
+    name = f"{__name__}.{test_classes_of_one_name_count_together.__name__}.<locals>.make.<locals>"
+    assert grown[f"{name}.Local"] == len(kept)
