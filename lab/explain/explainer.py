@@ -119,7 +119,7 @@ class Explainer:
         self._baselines, self._readings = [], Readings()
         if self._trace is not None:
             self._trace.stop()
-        self._trace = self._look = None
+        self._trace, self._look, self._sizes = None, None, {}
 
     def _is_due(self, session: Any, step: int) -> bool:
         """Whether a census may be taken: not too soon after the first baseline, three a run."""
@@ -167,7 +167,7 @@ class Explainer:
         if grown is None:
             return
         rates = replace(found.rates, python=grown.bytes_per_step)
-        steps = self._trace.steps + 1  # sizes were taken a step before counting began
+        steps = self._trace.steps + python_heap.REPLACED  # since sizes were taken
         least = finders.SIGNIFICANT * rates.outside
         container = finders.grown_container(self._sizes, session, steps, least)
         self._trace, self._look, self._sizes = None, None, {}

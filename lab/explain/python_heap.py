@@ -9,6 +9,7 @@ from typing import Any
 from lab.explain.paths import short_path
 
 MOST_LINES = 5
+REPLACED = 2  # traced steps that only replace what was there before: a batch is made a step ahead
 OWN = ("lab/explain/", "tracemalloc.py")
 
 
@@ -26,14 +27,14 @@ class PythonGrowth:
 class Trace:
     """Tracing from one step to another.
 
-    The first traced step only replaces what was allocated before, so counting begins after it.
+    The first traced steps only replace what was allocated before, so counting begins after them.
 
     Attributes:
         steps: counted so far.
     """
 
     def __init__(self, step: int) -> None:
-        self._step, self.steps, self._traced = step, 0, 0
+        self._step, self.steps, self._traced = step + REPLACED, 0, 0
         self._before: dict[str, int] | None = None
         self._was_tracing = tracemalloc.is_tracing()
         if not self._was_tracing:
@@ -46,9 +47,11 @@ class Trace:
             steps: to count at most.
             enough: bytes a step, from which on one step is enough.
         """
+        if step < self._step:
+            return None
         traced = tracemalloc.get_traced_memory()[0]
         if self._before is None:
-            self._before, self._step, self._traced = _by_line(), step, traced
+            self._before, self._traced = _by_line(), traced
             return None
         self.steps = step - self._step
         if self.steps < steps and traced - self._traced < enough * self.steps:

@@ -8,7 +8,7 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from lab.explain import census
+from lab.explain import census, python_heap
 from lab.explain.explainer import Explainer
 from lab.records.growth import GrowthTest, Trend
 from lab.train import memory
@@ -87,3 +87,16 @@ def test_classes_of_one_name_count_together() -> None:
     grown = dict(census.grown_types(before, census.take(2, None)))
     name = f"{__name__}.{test_classes_of_one_name_count_together.__name__}.<locals>.make.<locals>"
     assert grown[f"{name}.Local"] == len(kept)
+
+
+def test_a_batch_that_is_made_a_step_ahead_is_no_growth_of_python() -> None:
+    """When tracing begins two of them are there already, which it does not see."""
+    size, step = 100_000, 1
+    batch, following = bytearray(size), bytearray(size)
+    trace, grown = python_heap.Trace(step), None
+    while grown is None:
+        step += 1
+        batch, following = following, bytearray(size)
+        grown = trace.after_step(step, 3, enough=size / 2)
+    assert (len(batch), len(following)) == (size, size)
+    assert grown.bytes_per_step < size / 20
