@@ -26,7 +26,6 @@ from lab.records.growth import Trend
 
 MOST_CENSUSES = 3  # a run
 SHORTEST = 5  # steps between a baseline and a census
-TRACED_STEPS = 3  # for what only Python's own tracing tells
 MOST_BASELINES = 4
 
 
@@ -163,12 +162,14 @@ class Explainer:
         assert self._trace is not None
         assert self._look is not None
         found, start = self._look
-        grown = self._trace.after_step(step, TRACED_STEPS, enough=found.rates.outside / 2)
+        outside = found.rates.outside
+        steps = python_heap.steps_to_trace(outside)
+        grown = self._trace.after_step(step, steps, enough=outside / 2)
         if grown is None:
             return
         rates = replace(found.rates, python=grown.bytes_per_step)
         steps = self._trace.steps + python_heap.REPLACED  # since sizes were taken
-        least = finders.SIGNIFICANT * rates.outside
+        least = finders.SIGNIFICANT * outside
         container = finders.grown_container(self._sizes, session, steps, least)
         self._trace, self._look, self._sizes = None, None, {}
         kinds = dict(found.found)

@@ -10,7 +10,14 @@ from lab.explain.paths import short_path
 
 MOST_LINES = 5
 REPLACED = 2  # traced steps that only replace what was there before: a batch is made a step ahead
+LEAST_STEPS, MOST_STEPS = 3, 16
+NOISE = 2**16  # bytes: a list that needs more room is moved, and counts as all new
 OWN = ("lab/explain/", "tracemalloc.py")
+
+
+def steps_to_trace(rate: float) -> int:
+    """How many steps tell what of a growth of ``rate`` bytes a step is Python's: more if slow."""
+    return max(LEAST_STEPS, min(MOST_STEPS, round(4 * NOISE / max(rate, 1.0))))
 
 
 @dataclass(frozen=True)
@@ -45,7 +52,7 @@ class Trace:
 
         Arguments:
             steps: to count at most.
-            enough: bytes a step, from which on one step is enough.
+            enough: bytes a step, from which on fewer do.
         """
         if step < self._step:
             return None
@@ -54,7 +61,7 @@ class Trace:
             self._before, self._traced = _by_line(), traced
             return None
         self.steps = step - self._step
-        if self.steps < steps and traced - self._traced < enough * self.steps:
+        if self.steps < steps and traced - self._traced < max(enough * self.steps, NOISE):
             return None
         now, before = _by_line(), self._before
         self.stop()

@@ -100,3 +100,18 @@ def test_a_batch_that_is_made_a_step_ahead_is_no_growth_of_python() -> None:
         grown = trace.after_step(step, 3, enough=size / 2)
     assert (len(batch), len(following)) == (size, size)
     assert grown.bytes_per_step < size / 20
+
+
+def test_slow_growth_is_traced_longer_than_a_list_that_is_moved_tells() -> None:
+    """A list's items are not new when it needs more room, but all of its room is."""
+    rate, step, items = 25_000, 1, [0] * 3000
+    trace, grown = python_heap.Trace(step), None
+    steps = python_heap.steps_to_trace(rate)
+    while grown is None:
+        step += 1
+        if step == 4:
+            items += [0] * 100
+        grown = trace.after_step(step, steps, enough=rate / 2)
+    assert len(items) == 3100
+    assert grown.bytes_per_step < 0.2 * rate
+    assert python_heap.steps_to_trace(2**20) == 3
