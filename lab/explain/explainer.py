@@ -145,7 +145,7 @@ class Explainer:
             calls=self._calls,
             shared=self._shared,
             cache_is_cleared=self._cache_is_cleared,
-            in_heap=mx.default_device().type == mx.cpu,
+            in_heap=memory_is_heap(),
         )
         if has_unknown_part(found.rates.certain):
             self._look, self._trace = (found, start), python_heap.Trace(step)
@@ -198,6 +198,14 @@ def _with_lines(found: Found, grown: python_heap.PythonGrowth, least: float) -> 
     if found.holder is None:
         return Found(line, "allocation", rows)
     return replace(found, holder=f"{found.holder}, allocated at {line}", what=rows)
+
+
+def memory_is_heap() -> bool:
+    """Whether MLX takes memory from the C heap: where it is built for Metal or CUDA it never does.
+
+    Source: ``mlx::core::allocator::allocator()``, one of each build, whatever the device.
+    """
+    return not (mx.metal.is_available() or mx.cuda.is_available())
 
 
 def measure() -> list[Measured]:

@@ -56,7 +56,7 @@ def look(
         now: this step.
         shared: MLX's memory is part of the process's.
         cache_is_cleared: now and then, so that its filling is no growth.
-        in_heap: MLX takes it from the C heap, as it does on the CPU.
+        in_heap: MLX takes it from the C heap.
     """
     objects = census.objects_by_age()
     arrays = [item for item in objects if type(item) is mx.array]
@@ -83,8 +83,20 @@ def look(
         outside_is_certain=trend.outside,
         cache_is_certain=trend.cache,
     )
-    certain = rates.certain
     search = _Search(session, objects, arrays, computed, lazy.ends)
+    return Look(rates, _holders(search, rates.certain, grown, before, counts, steps, calls))
+
+
+def _holders(
+    search: _Search,
+    certain: Rates,
+    grown: Sequence[Grown],
+    before: Counts,
+    counts: Counts,
+    steps: int,
+    calls: Calls | None,
+) -> dict[str, Found]:
+    """Who holds each kind that is much of what is certain to grow."""
     least = SIGNIFICANT * certain.total * steps
     of_python = cache(lambda: search.python(before, counts, steps, least))
     find: dict[str, Callable[[], Found]] = {
@@ -98,8 +110,7 @@ def look(
     shares = split(certain)
     # What is outside MLX and not yet traced may turn out to be Python's.
     shares["python"] = max(shares["python"], shares["native"], shares["other"])
-    found = {kind: find[kind]() for kind in find if shares[kind] > LEAST_SHARE * certain.total}
-    return Look(rates, found)
+    return {kind: find[kind]() for kind in find if shares[kind] > LEAST_SHARE * certain.total}
 
 
 def _more(now: dict[Any, int], before: dict[Any, int]) -> int:

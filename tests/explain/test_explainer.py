@@ -9,7 +9,7 @@ import mlx.core as mx
 import pytest
 
 from lab.explain import census, python_heap
-from lab.explain.explainer import Explainer
+from lab.explain.explainer import Explainer, memory_is_heap
 from lab.records.growth import GrowthTest, Trend
 from lab.train import memory
 
@@ -115,3 +115,10 @@ def test_slow_growth_is_traced_longer_than_a_list_that_is_moved_tells() -> None:
     assert len(items) == 3100
     assert grown.bytes_per_step < 0.2 * rate
     assert python_heap.steps_to_trace(2**20) == 3
+
+
+def test_on_metal_a_run_on_the_cpu_takes_nothing_from_the_heap(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(mx.metal, "is_available", lambda: True)
+    assert not memory_is_heap()
