@@ -50,11 +50,13 @@ def count(step: int, calls: Calls | None, objects: list[Any]) -> Counts:
     Arguments:
         objects: ``gc.get_objects()``.
     """
-    by_type = Counter(map(type, objects))
+    types: Counter[str] = Counter()
+    for kind, number in Counter(map(type, objects)).items():
+        types[type_name(kind)] += number  # a class made anew in a function has the name again
     return Counts(
         step=step,
         arrays=Counter(group_of(item) for item in objects if type(item) is mx.array),
-        types={type_name(kind): number for kind, number in by_type.items()},
+        types=types,
         heap=process.heap_taken_bytes(),
         traces={} if calls is None else {k: t.traces for k, t in calls.traced.items()},
         streams={} if calls is None else dict(calls.streams),

@@ -9,7 +9,7 @@ from typing import Any
 
 from lab.config.schema import ConfigError
 from lab.explain.curve import explain_curve
-from lab.explain.explanation import EXPLAIN_FILE, Explanation, read_explanation
+from lab.explain.explanation import EXPLAIN_FILE, Explanation, read_content
 from lab.explain.report import headline, lines
 from lab.records.files import RunBusy, check_idle, read_summary
 from lab.records.rows import read_rows
@@ -25,8 +25,7 @@ def explain_one(run_dir: Path, as_json: bool) -> int:
     """
     found, source = find_explanation(run_dir)
     if as_json:
-        print(json.dumps(found, indent=2, ensure_ascii=False))
-        return 0
+        return _print_json(found)
     print("\n".join(lines(Explanation.of(found))))
     print(f"  {'from':<8} {source}{_state(run_dir)}")
     return 0
@@ -41,8 +40,7 @@ def explain_sweep(run_dirs: Sequence[Path], as_json: bool) -> int:
         except ConfigError as error:
             found[run_dir.name] = {"error": str(error)}
     if as_json:
-        print(json.dumps(found, indent=2, ensure_ascii=False))
-        return 0
+        return _print_json(found)
     width = max(map(len, found), default=0)
     for name, content in found.items():
         said = content.get("error") or headline(Explanation.of(content))
@@ -51,15 +49,24 @@ def explain_sweep(run_dirs: Sequence[Path], as_json: bool) -> int:
 
 
 def find_explanation(run_dir: Path) -> tuple[Mapping[str, Any], str]:
-    """The content of ``explain.json`` as far as it is well-formed, and where it comes from."""
-    explained = read_explanation(run_dir)
-    if explained is not None:
-        content = json.loads((run_dir / EXPLAIN_FILE).read_text(encoding="utf-8"))
+    """The content of a run's ``explain.json``, or of one made from its curve, and which it is."""
+    content = read_content(run_dir)
+    if content is not None:
+        explained = Explanation.of(content)
         no_census = explained.step is None and explained.copied is not None
         return content, CURVE if no_census else f"a census of the running process ({EXPLAIN_FILE})"
     if not (run_dir / "metrics.jsonl").is_file():
         raise ConfigError("run", run_dir, "holds no metrics.jsonl; give the folder of a run")
     return explain_curve(read_rows(run_dir)), CURVE
+
+
+def _print_json(content: Mapping[str, Any]) -> int:
+    """Print it in ASCII: what anybody wrote may be no text for a terminal, or none at all."""
+    try:
+        print(json.dumps(content, indent=2))
+    except RecursionError as error:
+        raise ConfigError("run", "", f"{EXPLAIN_FILE} is nested too deeply") from error
+    return 0
 
 
 def _state(run_dir: Path) -> str:

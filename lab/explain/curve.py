@@ -19,18 +19,23 @@ from lab.records.slope import WARM_UP_STEPS, median
 
 BLOCKS = 20  # of equal length; memory is lowest between steps, so each block counts by its minimum
 LEAST_STEPS = 2 * BLOCKS
-Z, CONFIDENCE = 3.09, 0.999  # one-sided, of the normal distribution
+Z, CONFIDENCE = 3.29, 0.999  # one-sided, of the normal distribution: two curves, 0.9995 each
 MATERIAL_MB = 1.0  # that a run must grow by in all: allocators step by less
+MOST = 2.0**62  # of a step or a figure in GB: a larger one is none of the lab's
 
 
 @dataclass(frozen=True)
 class Bound:
-    """A slope in bytes a step, with bounds that each hold with 99.9 % confidence."""
+    """A slope in bytes a step, with bounds that each hold with 99.95 % confidence."""
 
     slope: float
     low: float
     high: float
     steps: int
+
+    @property
+    def grows(self) -> bool:
+        return self.low > 0 and self.slope * self.steps >= MATERIAL_MB * MB
 
 
 def bound(points: Sequence[tuple[int, float]]) -> Bound | None:
@@ -61,10 +66,13 @@ def bound(points: Sequence[tuple[int, float]]) -> Bound | None:
 def explain_curve(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """The content of ``explain.json`` as far as a run's rows tell it: no holder, nothing measured.
 
-    The longest stretch between two reloads counts, without its warm-up.
+    The longest stretch between two reloads counts, without its warm-up. What MLX holds is growth
+    while the process reuses freed memory too, and on CUDA it is no memory of the process.
     """
     stretch = longest_stretch(rows)
-    memory = bound(_points(stretch, "process")) or bound(_points(stretch, "active"))
+    curves = _points(stretch, "process"), _points(stretch, "active", "cache")
+    known = [found for points in curves if (found := bound(points)) is not None]
+    memory = next((curve for curve in known if curve.grows), next(iter(known), None))
     result: dict[str, Any] = {
         "version": EXPLAIN_VERSION,
         "step": None,
@@ -80,9 +88,9 @@ def explain_curve(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         "remedy_is": "expected",
     }
     if memory is None:
-        return result | {"advice": too_short_advice(len(stretch), LEAST_STEPS)}
+        return result | {"advice": too_short_advice(max(map(len, curves)), LEAST_STEPS)}
     result |= {"mb_per_step": memory.slope / MB, "confidence": CONFIDENCE}
-    if not (memory.low > 0 and memory.slope * memory.steps >= MATERIAL_MB * MB):
+    if not memory.grows:
         high = max(memory.high, 0.0) / MB
         return result | {"advice": steady_advice(memory.slope / MB, memory.steps, high, CONFIDENCE)}
     kinds = split(_rates(stretch))
@@ -107,9 +115,17 @@ def longest_stretch(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]
     return max(stretches, key=len, default=[])
 
 
-def _points(rows: Sequence[Mapping[str, Any]], name: str) -> list[tuple[int, float]]:
-    values = ((row["step"], row.get(f"memory/{name}_gb")) for row in rows)
-    return [(s, v * GB) for s, v in values if isinstance(v, int | float) and math.isfinite(v)]
+def _points(rows: Sequence[Mapping[str, Any]], *names: str) -> list[tuple[int, float]]:
+    """Step and bytes of one or more counters together, where all of them were read."""
+    points: list[tuple[int, float]] = []
+    last = -1
+    for row in rows:
+        step, values = row["step"], [row.get(f"memory/{name}_gb") for name in names]
+        known = [v for v in values if isinstance(v, int | float) and abs(v) < MOST]
+        if last < step < MOST and len(known) == len(names):
+            points.append((step, sum(known) * GB))
+            last = step
+    return points
 
 
 def _rates(rows: Sequence[Mapping[str, Any]]) -> Rates:

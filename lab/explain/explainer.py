@@ -26,7 +26,6 @@ from lab.records.growth import Trend
 
 MOST_CENSUSES = 3  # a run
 SHORTEST = 5  # steps between a baseline and a census
-TRACED_STEPS = 3  # for what only Python's own tracing tells
 MOST_BASELINES = 4
 
 
@@ -119,7 +118,7 @@ class Explainer:
         self._baselines, self._readings = [], Readings()
         if self._trace is not None:
             self._trace.stop()
-        self._trace = self._look = None
+        self._trace, self._look, self._sizes = None, None, {}
 
     def _is_due(self, session: Any, step: int) -> bool:
         """Whether a census may be taken: not too soon after the first baseline, three a run."""
@@ -146,7 +145,7 @@ class Explainer:
             calls=self._calls,
             shared=self._shared,
             cache_is_cleared=self._cache_is_cleared,
-            in_heap=mx.default_device().type == mx.cpu,
+            in_heap=memory_is_heap(),
         )
         if has_unknown_part(found.rates.certain):
             self._look, self._trace = (found, start), python_heap.Trace(step)
@@ -163,12 +162,14 @@ class Explainer:
         assert self._trace is not None
         assert self._look is not None
         found, start = self._look
-        grown = self._trace.after_step(step, TRACED_STEPS, enough=found.rates.outside / 2)
+        outside = found.rates.outside
+        steps = python_heap.steps_to_trace(outside)
+        grown = self._trace.after_step(step, steps, enough=outside / 2)
         if grown is None:
             return
         rates = replace(found.rates, python=grown.bytes_per_step)
-        steps = self._trace.steps + 1  # sizes were taken a step before counting began
-        least = finders.SIGNIFICANT * rates.outside
+        steps = self._trace.steps + python_heap.REPLACED  # since sizes were taken
+        least = finders.SIGNIFICANT * outside
         container = finders.grown_container(self._sizes, session, steps, least)
         self._trace, self._look, self._sizes = None, None, {}
         kinds = dict(found.found)
@@ -197,6 +198,14 @@ def _with_lines(found: Found, grown: python_heap.PythonGrowth, least: float) -> 
     if found.holder is None:
         return Found(line, "allocation", rows)
     return replace(found, holder=f"{found.holder}, allocated at {line}", what=rows)
+
+
+def memory_is_heap() -> bool:
+    """Whether MLX takes memory from the C heap: where it is built for Metal or CUDA it never does.
+
+    Source: ``mlx::core::allocator::allocator()``, one of each build, whatever the device.
+    """
+    return not (mx.metal.is_available() or mx.cuda.is_available())
 
 
 def measure() -> list[Measured]:

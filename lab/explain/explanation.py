@@ -127,7 +127,7 @@ def works(measured: Measured, kind: str, grown: float) -> bool:
     neither counts as an end of what grows elsewhere.
     """
     freed = {"cache": measured.cache, "active": measured.active, "lazy_graph": measured.active}
-    return freed.get(kind, 0) >= HALF * grown
+    return freed.get(kind, 0) >= HALF * grown > 0
 
 
 def expected_remedy(kind: str, root: str | None) -> str:
@@ -196,6 +196,16 @@ def read_explanation(run_dir: Path) -> Explanation | None:
     Raises:
         ConfigError: it cannot be read, or is of another version.
     """
+    content = read_content(run_dir)
+    return None if content is None else Explanation.of(content)
+
+
+def read_content(run_dir: Path) -> dict[str, Any] | None:
+    """The content of a run's ``explain.json``, written by anybody; None where there is none.
+
+    Raises:
+        ConfigError: it cannot be read, or is of another version.
+    """
     path = run_dir / EXPLAIN_FILE
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -205,8 +215,9 @@ def read_explanation(run_dir: Path) -> Explanation | None:
         raise ConfigError("run", path, f"cannot be read: {_text(str(error))}") from error
     version = found.get("version") if isinstance(found, dict) else None
     if version != EXPLAIN_VERSION:
-        raise ConfigError("run", path, f"is of version {version}, this lab reads {EXPLAIN_VERSION}")
-    return Explanation.of(found)
+        shown = _text(str(version))
+        raise ConfigError("run", path, f"is of version {shown}, this lab reads {EXPLAIN_VERSION}")
+    return found
 
 
 def explain_figures(run_dir: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import mlx.core as mx
@@ -55,7 +56,7 @@ def look(
         now: this step.
         shared: MLX's memory is part of the process's.
         cache_is_cleared: now and then, so that its filling is no growth.
-        in_heap: MLX takes it from the C heap, as it does on the CPU.
+        in_heap: MLX takes it from the C heap.
     """
     objects = census.objects_by_age()
     arrays = [item for item in objects if type(item) is mx.array]
@@ -82,24 +83,34 @@ def look(
         outside_is_certain=trend.outside,
         cache_is_certain=trend.cache,
     )
-    certain = rates.certain
     search = _Search(session, objects, arrays, computed, lazy.ends)
+    return Look(rates, _holders(search, rates.certain, grown, before, counts, steps, calls))
+
+
+def _holders(
+    search: _Search,
+    certain: Rates,
+    grown: Sequence[Grown],
+    before: Counts,
+    counts: Counts,
+    steps: int,
+    calls: Calls | None,
+) -> dict[str, Found]:
+    """Who holds each kind that is much of what is certain to grow."""
     least = SIGNIFICANT * certain.total * steps
+    of_python = cache(lambda: search.python(before, counts, steps, least))
     find: dict[str, Callable[[], Found]] = {
         "active": lambda: search.arrays(grown),
         "cache": lambda: Found(what=[_group_row(group) for group in grown[:MOST_GROUPS]]),
         "lazy_graph": search.lazy,
         "compile_cache": lambda: _compiled(before, calls, steps),
-        "python": lambda: search.python(before, counts, steps, least),
-        "native": lambda: (
-            _streams(before, counts, steps) or search.python(before, counts, steps, least)
-        ),
+        "python": of_python,
+        "native": lambda: _streams(before, counts, steps) or of_python(),
     }
     shares = split(certain)
     # What is outside MLX and not yet traced may turn out to be Python's.
     shares["python"] = max(shares["python"], shares["native"], shares["other"])
-    found = {kind: find[kind]() for kind in find if shares[kind] > LEAST_SHARE * certain.total}
-    return Look(rates, found)
+    return {kind: find[kind]() for kind in find if shares[kind] > LEAST_SHARE * certain.total}
 
 
 def _more(now: dict[Any, int], before: dict[Any, int]) -> int:
@@ -158,7 +169,7 @@ class _Search:
     def python(self, before: Counts, now: Counts, steps: int, least: float) -> Found:
         """Who holds the newest objects of the type that grew most, by ``least`` bytes or more."""
         types = [(n, m) for n, m in census.grown_types(before, now) if m >= OFTEN * steps]
-        samples = {name: self._newest_of_type(name, more) for name, more in types[:MOST_TYPES]}
+        samples = self._newest_of_types(dict(types[:MOST_TYPES]))
         sizes = {name: census.size_of(samples[name]) * more for name, more in types[:MOST_TYPES]}
         largest = sorted(sizes, key=lambda name: -sizes[name])[:MOST_GROUPS]
         rows = [
@@ -167,11 +178,18 @@ class _Search:
         ]
         if not largest or sizes[largest[0]] < least:
             return Found(what=rows)
-        return _found(self._holder(samples[largest[0]]), rows)
+        sample = samples[largest[0]]
+        samples.clear()  # the others may hold what holds this one
+        return _found(self._holder(sample), rows)
 
-    def _newest_of_type(self, name: str, more: int) -> list[Any]:
-        kinds = {kind for kind in set(map(type, self.objects)) if type_name(kind) == name}
-        return census.sample_of([item for item in self.objects if type(item) in kinds][-more:])
+    def _newest_of_types(self, more: dict[str, int]) -> dict[str, list[Any]]:
+        """A sample of the newest of each type, by its name, in one pass over all objects."""
+        names = {kind: type_name(kind) for kind in set(map(type, self.objects))}
+        alike: dict[str, list[Any]] = {name: [] for name in more}
+        for item in self.objects:
+            if (name := names[type(item)]) in alike:
+                alike[name].append(item)
+        return {name: census.sample_of(alike[name][-count:]) for name, count in more.items()}
 
 
 def _found(holder: Holder | None, rows: list[dict[str, Any]]) -> Found:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 AT_ONCE = 1000  # MLX takes at most 1,024 named arrays a call
+COUNTED = 200_000  # operations: each end counts all of its own, and many may share theirs
 STACK_BYTES = 512 << 20  # MLX walks a graph recursively: 200,000 operations overrun 8 MB
 
 _FROM = re.compile(r'^"([^"]+)" -> (\d+)$', re.MULTILINE)
@@ -27,8 +28,9 @@ class Lazy:
 
     Attributes:
         ids: of all of them.
-        ends: those that no other is computed from, each with the number of operations that it
-            waits for, the longest first.
+        ends: those that no other of the ``AT_ONCE`` beside it is computed from, each with the
+            number of operations that it waits for, the longest first. Once ``COUNTED`` operations
+            were gone through, of the newest ends, each of the older ones counts as one.
     """
 
     ids: set[int]
@@ -36,12 +38,22 @@ class Lazy:
 
 
 def lazy_arrays(arrays: Sequence[mx.array]) -> Lazy:
-    """Find the lazy arrays, however deep their graphs are."""
-    found = Lazy(set(), [])
+    """Find the lazy arrays, however deep their graphs are.
+
+    Arguments:
+        arrays: roughly the oldest first.
+
+    Raises:
+        RuntimeError: MLX could not tell.
+    """
+    found, failed = Lazy(set(), []), []
 
     def look() -> None:
-        for start in range(0, len(arrays), AT_ONCE):
-            _look(arrays[start : start + AT_ONCE], found)
+        try:
+            for start in reversed(range(0, len(arrays), AT_ONCE)):
+                _look(arrays[start : start + AT_ONCE], found)
+        except Exception as error:  # noqa: BLE001 - a thread would print it
+            failed.append(f"{type(error).__name__}: {error}")  # the error itself would hold arrays
 
     before = threading.stack_size(STACK_BYTES)
     try:
@@ -50,6 +62,8 @@ def lazy_arrays(arrays: Sequence[mx.array]) -> Lazy:
     finally:
         threading.stack_size(before)
     thread.join()
+    if failed:
+        raise RuntimeError(failed[0])
     found.ends.sort(key=lambda end: -end[1])
     return found
 
@@ -65,11 +79,14 @@ def _look(arrays: Sequence[mx.array], found: Lazy) -> None:
         inputs.setdefault(operation, []).append(name)
     made_by = {name: operation for operation, name in _TO.findall(graph)}
     used = {name for names in inputs.values() for name in names}
-    for i, array in enumerate(arrays):
+    left = COUNTED - sum(length for _, length in found.ends)
+    for i, array in reversed(list(enumerate(arrays))):
         if f"a{i}" in made_by:
             found.ids.add(id(array))
             if f"a{i}" not in used:
-                found.ends.append((array, _operations(f"a{i}", made_by, inputs)))
+                length = _operations(f"a{i}", made_by, inputs) if left > 0 else 1
+                left -= length
+                found.ends.append((array, length))
 
 
 def is_lazy(array: mx.array) -> bool:

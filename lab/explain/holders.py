@@ -19,6 +19,7 @@ from typing import Any
 from lab.explain.paths import container_text, path_text, type_name
 
 MOST_LEVELS = 24  # a path longer than that nobody would read
+LEAST_SHARE = 0.25  # of the sample, whose roots must be known
 WIDEST = 48  # objects looked up at once; each is compared with every reference of the process
 
 
@@ -56,7 +57,7 @@ def find_holder(
 
     Returns:
         None where nothing that Python can see holds them: a local variable of a running function,
-        or code that is not Python's.
+        or code that is not Python's; and where the time was over too soon.
     """
     search = _Search(sample, session, ignore)
     try:
@@ -89,12 +90,12 @@ class _Search:
             frontier = self._level(frontier)
             if not frontier or time.thread_time() > deadline or self._covered() * 2 > self.count:
                 break
-        if not self.roots:
-            return self._cycle() if not frontier else None
-        root, kind = max(self.roots.items(), key=lambda item: _ones(self.mask[item[0]]))
-        share = _ones(self.mask[root]) / self.count
         if not frontier and self._covered() * 2 < self.count:
             return self._cycle()
+        if self._covered() < LEAST_SHARE * self.count or not self.roots:
+            return None  # the search was cut off, and what it met on the way tells little
+        root, kind = max(self.roots.items(), key=lambda item: _ones(self.mask[item[0]]))
+        share = _ones(self.mask[root]) / self.count
         start, chain = self._way(root, kind)
         path = path_text(start, chain, kind=kind)
         return Holder(path, kind, share, container_text(start, chain, kind=kind))

@@ -21,6 +21,8 @@ from types import (
 from typing import Any
 
 KEY_LETTERS = 40  # of a dict's key
+PLAIN = (str, int, float, bool, bytes, type(None))  # keys that are shown as they are
+MOST_BITS = 128  # of a number that is shown; Python refuses to write very long ones
 FEW = 4  # items of a container that is not yet what grows
 
 
@@ -113,8 +115,18 @@ def _key(above: Any, item: dict, below: Any, *, is_namespace: bool) -> str:
     is_module = type(item) is not dict  # an nn.Module is a dict that shows its keys as attributes
     if isinstance(key, str) and key.isidentifier() and (is_namespace or is_attributes or is_module):
         return f".{key}"
-    shown = repr(key) if isinstance(key, str | int | float | bytes | tuple) else type(key).__name__
+    shown = _key_text(key)
     return f"[{shown if len(shown) <= KEY_LETTERS else shown[:KEY_LETTERS] + '...'}]"
+
+
+def _key_text(key: Any) -> str:
+    """A key as it would be typed, or its type: ``repr`` of the user's types is the user's code."""
+    if type(key) is tuple:
+        parts = ", ".join(map(_key_text, key))
+        return f"({parts},)" if len(key) == 1 else f"({parts})"
+    if type(key) not in PLAIN or (type(key) is int and key.bit_length() > MOST_BITS):
+        return type(key).__name__
+    return repr(key)
 
 
 def _name_in(names: Any, below: Any) -> Any:

@@ -9,7 +9,15 @@ from typing import Any
 from lab.explain.paths import short_path
 
 MOST_LINES = 5
+REPLACED = 2  # traced steps that only replace what was there before: a batch is made a step ahead
+LEAST_STEPS, MOST_STEPS = 3, 16
+NOISE = 2**16  # bytes: a list that needs more room is moved, and counts as all new
 OWN = ("lab/explain/", "tracemalloc.py")
+
+
+def steps_to_trace(rate: float) -> int:
+    """How many steps tell what of a growth of ``rate`` bytes a step is Python's: more if slow."""
+    return max(LEAST_STEPS, min(MOST_STEPS, round(4 * NOISE / max(rate, 1.0))))
 
 
 @dataclass(frozen=True)
@@ -26,14 +34,14 @@ class PythonGrowth:
 class Trace:
     """Tracing from one step to another.
 
-    The first traced step only replaces what was allocated before, so counting begins after it.
+    The first traced steps only replace what was allocated before, so counting begins after them.
 
     Attributes:
         steps: counted so far.
     """
 
     def __init__(self, step: int) -> None:
-        self._step, self.steps, self._traced = step, 0, 0
+        self._step, self.steps, self._traced = step + REPLACED, 0, 0
         self._before: dict[str, int] | None = None
         self._was_tracing = tracemalloc.is_tracing()
         if not self._was_tracing:
@@ -44,14 +52,16 @@ class Trace:
 
         Arguments:
             steps: to count at most.
-            enough: bytes a step, from which on one step is enough.
+            enough: bytes a step, from which on fewer do.
         """
+        if step < self._step:
+            return None
         traced = tracemalloc.get_traced_memory()[0]
         if self._before is None:
-            self._before, self._step, self._traced = _by_line(), step, traced
+            self._before, self._traced = _by_line(), traced
             return None
         self.steps = step - self._step
-        if self.steps < steps and traced - self._traced < enough * self.steps:
+        if self.steps < steps and traced - self._traced < max(enough * self.steps, NOISE):
             return None
         now, before = _by_line(), self._before
         self.stop()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from lab.records.slope import theil_sen
 
-MOST = 512  # readings; from there on every second, fourth, ... step is kept
+MOST = 512  # readings; there every second of the older half goes, so that the newest are all kept
 FIGURES = ("active", "cache", "process")
 
 
@@ -40,21 +40,16 @@ class Readings:
     def __init__(self) -> None:
         self._steps = array("q")
         self._columns = {name: array("q") for name in FIGURES}
-        self._count, self._every = 0, 1
 
     def add(self, step: int, *, active: int, cache: int, process: int | None) -> None:
         """Add the bytes after a step; a process's that are not known make its slope unknown."""
-        self._count += 1
-        if self._count % self._every:
-            return
         self._steps.append(step)
         figures = (active, cache, -1 if process is None else process)
         for name, value in zip(FIGURES, figures, strict=True):
             self._columns[name].append(value)
         if len(self._steps) >= MOST:
             for column in (self._steps, *self._columns.values()):
-                del column[::2]
-            self._every *= 2
+                del column[: MOST // 2 : 2]
 
     def slopes(self, start: int) -> Slopes:
         """Growth from a step on, robust against single steps; two readings at least."""

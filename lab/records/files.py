@@ -238,7 +238,8 @@ def write_json(path: Path, content: Mapping[str, object]) -> None:
     temporary = path.with_name(f"{path.name}.tmp")
     text = json.dumps(finite(content), indent=2, ensure_ascii=False) + "\n"
     try:
-        with temporary.open("w", encoding="utf-8") as file:
+        # A file's name in the content may be no text; escaped it is as valid in JSON.
+        with temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
             file.flush()
             process.fsync(file.fileno())

@@ -27,6 +27,7 @@ GROWN = {
     "remedy": "reload_in_process",
     "advice": "Empty it",
 }
+COPY = {"from_step": 1, "steps": 2, "grown_gb": 1.0}
 
 
 def rows(count: int, slope_gb: float = 0.0, **more: Any) -> list[dict[str, Any]]:
@@ -77,6 +78,12 @@ def explain(
         (rows(9), [1], 2, "is of version None"),
         (rows(9), {"version": 1, "kinds": 3, "holder": [1], "remedies": "x"}, 0, "does not grow"),
         (rows(9), {**GROWN, "holder": "a\x1b[2J\nb"}, 0, "arrays in a [2J b"),
+        (rows(9), {"version": "\x1b[2J"}, 2, "is of version  [2J"),
+        (rows(9), {**GROWN, "copy": {**COPY, "expected": []}}, 0, "in a copy from step 1 on"),
+        ([row | {"step": 1} for row in rows(90)], None, 0, "Too short to tell: 1 steps"),
+        ([row | {"step": 10**400} for row in rows(90)], None, 0, "Too short to tell: 0 steps"),
+        ([{"step": step} for step in range(90)], None, 0, "Too short to tell: 0 steps"),
+        (rows(90, **{"memory/process_gb": 10**400}), None, 0, "Nothing grows: "),
     ],
 )
 def test_each_is_a_clear_line(
@@ -117,6 +124,24 @@ def test_json_is_the_file(
 ) -> None:
     code, said = explain(monkeypatch, capsys, write(tmp_path, rows(9), GROWN), "--json")
     assert (code, json.loads(said)) == (0, GROWN)
+
+
+def test_json_is_ascii_whatever_is_in_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    hostile = GROWN | {"holder": "\ud800\x9b2J\u202e"}  # no text, a terminal's command, reversed
+    code, said = explain(monkeypatch, capsys, write(tmp_path, rows(9), hostile), "--json")
+    assert (code, json.loads(said)) == (0, hostile)
+    assert said.isascii()
+
+
+def test_what_mlx_holds_is_growth_where_the_process_does_not_grow() -> None:
+    """On CUDA arrays are no memory of the process; elsewhere it may reuse what was freed."""
+    found = explain_curve(row | {"memory/active_gb": row["step"] / 1024} for row in rows(300))
+    assert (found["grows"], found["kind"]) == (True, "active")
+    assert found["mb_per_step"] == pytest.approx(1.0, rel=0.01)
+    saw = (row | {"memory/cache_gb": row["step"] % 10 / 100} for row in rows(300))
+    assert not explain_curve(saw)["grows"]
 
 
 def test_a_curves_kind_is_the_counter_that_grows() -> None:

@@ -8,8 +8,8 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from lab.explain import census
-from lab.explain.explainer import Explainer
+from lab.explain import census, python_heap
+from lab.explain.explainer import Explainer, memory_is_heap
 from lab.records.growth import GrowthTest, Trend
 from lab.train import memory
 
@@ -71,3 +71,54 @@ def test_many_small_arrays_are_told_as_arrays(told: list[dict[str, Any]]) -> Non
 
 def test_what_an_array_takes_beside_its_content() -> None:
     assert 200 < census.array_overhead() < 2000
+
+
+def test_classes_of_one_name_count_together() -> None:
+    """As a class that a function makes at each call."""
+
+    def make() -> object:
+        class Local:
+            pass
+
+        return Local()
+
+    before = census.take(1, None)
+    kept = [make() for _ in range(7)]
+    grown = dict(census.grown_types(before, census.take(2, None)))
+    name = f"{__name__}.{test_classes_of_one_name_count_together.__name__}.<locals>.make.<locals>"
+    assert grown[f"{name}.Local"] == len(kept)
+
+
+def test_a_batch_that_is_made_a_step_ahead_is_no_growth_of_python() -> None:
+    """When tracing begins two of them are there already, which it does not see."""
+    size, step = 100_000, 1
+    batch, following = bytearray(size), bytearray(size)
+    trace, grown = python_heap.Trace(step), None
+    while grown is None:
+        step += 1
+        batch, following = following, bytearray(size)
+        grown = trace.after_step(step, 3, enough=size / 2)
+    assert (len(batch), len(following)) == (size, size)
+    assert grown.bytes_per_step < size / 20
+
+
+def test_slow_growth_is_traced_longer_than_a_list_that_is_moved_tells() -> None:
+    """A list's items are not new when it needs more room, but all of its room is."""
+    rate, step, items = 25_000, 1, [0] * 3000
+    trace, grown = python_heap.Trace(step), None
+    steps = python_heap.steps_to_trace(rate)
+    while grown is None:
+        step += 1
+        if step == 4:
+            items += [0] * 100
+        grown = trace.after_step(step, steps, enough=rate / 2)
+    assert len(items) == 3100
+    assert grown.bytes_per_step < 0.2 * rate
+    assert python_heap.steps_to_trace(2**20) == 3
+
+
+def test_on_metal_a_run_on_the_cpu_takes_nothing_from_the_heap(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(mx.metal, "is_available", lambda: True)
+    assert not memory_is_heap()

@@ -190,6 +190,54 @@ def test_most_of_the_sample_decides(module: Any) -> None:
     assert found.share == 0.75
 
 
+class Loud:
+    """A key whose text is the user's code."""
+
+    def __repr__(self) -> str:
+        raise AssertionError
+
+    def __hash__(self) -> int:
+        return 1
+
+
+@pytest.mark.parametrize(
+    ("key", "shown"),
+    [
+        (("a", Loud()), "('a', Loud)"),
+        (Loud(), "Loud"),
+        ((7,), "(7,)"),
+        (frozenset(), "frozenset"),
+        (None, "None"),
+        ("a" * 50, "'" + "a" * 39 + "..."),
+    ],
+)
+def test_a_key_is_shown_without_running_code_of_the_user(key: Any, shown: str) -> None:
+    session: Any = Session()
+    session.memo = {key: things(1)[0]}
+    found = holder_of(list(session.memo.values()), session)
+    assert found is not None
+    assert found.path == f"{SESSION}.memo[{shown}]"
+
+
+def test_a_number_too_long_to_write_is_shown_as_one() -> None:
+    session: Any = Session()
+    session.memo = {10**5000: things(1)[0]}
+    found = holder_of(list(session.memo.values()), session)
+    assert found is not None
+    assert found.path == f"{SESSION}.memo[int]"
+
+
+def test_a_search_that_is_cut_off_does_not_tell_what_it_met_by_chance(module: Any) -> None:
+    session: Any = Session()
+    session.history = things(16)
+    module.NEWEST = session.history[-1]
+    sample = list(session.history)
+    assert find_holder(sample, session, ignore=[sample], seconds=0) is None
+    found = holder_of(sample, session)
+    assert found is not None
+    assert found.root == "session"
+
+
 def test_nothing_is_held_afterwards() -> None:
     session: Any = Session()
     session.history = things()

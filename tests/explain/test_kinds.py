@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lab.config.units import MB
-from lab.explain.explanation import Explanation
+from lab.explain.explanation import Explanation, Measured, works
 from lab.explain.kinds import KINDS, Rates, has_unknown_part, kind_of, largest, split
 from lab.explain.readings import Readings, Slopes
 from lab.explain.report import headline
@@ -125,6 +125,23 @@ def test_a_cache_that_is_cleared_and_fills_is_no_growth() -> None:
     assert measured.total == pytest.approx(1.03 * MB, rel=0.01)
     together = replace(filling, process=filling.active + filling.cache)
     assert together.without_cache(shared=True).process == pytest.approx(filling.active)
+
+
+def test_growth_that_begins_late_has_its_rate() -> None:
+    """Of a long run old readings are thinned out, the newest are all there."""
+    readings = Readings()
+    for step in range(1, 30_008):
+        active = max(step - 30_000, 0) * MB
+        readings.add(step, active=active, cache=0, process=active)
+    assert readings.slopes(30_000).active == MB
+    assert readings.slopes(29_000).active == 0  # most of these steps did not grow
+    assert len(readings._steps) <= 512
+
+
+def test_no_remedy_works_where_nothing_grew() -> None:
+    nothing = Measured("clear_cache", process=0, active=0, cache=0, seconds=0.0)
+    assert not works(nothing, "active", 0)
+    assert not works(nothing, "python", -1)
 
 
 def test_the_line_tells_the_rate_of_the_kind_that_it_names() -> None:

@@ -88,3 +88,24 @@ def test_the_length_of_a_lazy_chain_without_evaluating_it() -> None:
     assert found.ids == {id(chain)}
     assert mx.get_active_memory() == memory
     assert graphs.lazy_arrays([start]).ends == []
+
+
+def test_many_ends_of_one_long_chain_are_not_counted_one_by_one() -> None:
+    """Each of so many counts all that it hangs on: together the square of their number."""
+    running, kept = mx.array(0.0), []
+    for _ in range(1500):
+        running = running + 1
+        kept.append(running * 2)
+    found = graphs.lazy_arrays(kept)
+    assert found.ids == set(map(id, kept))
+    assert found.ends[0] == (kept[-1], 1501)
+    assert sum(length for _, length in found.ends) < graphs.COUNTED + 2 * 1501
+
+
+def test_what_mlx_cannot_tell_is_an_error_of_the_caller(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(graphs, "_look", None)
+    with pytest.raises(RuntimeError, match="TypeError"):
+        graphs.lazy_arrays([mx.array(0)])
+    assert capsys.readouterr().err == ""

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lab.config.schema import ConfigError
-from lab.records.files import MetricsLost, RunFiles
+from lab.records.files import MetricsLost, RunFiles, write_json
 from lab.records.rows import METRIC_KEYS, metric_gb, read_jsonl
 from tests.tracked import make_row
 
@@ -150,6 +150,13 @@ def test_a_disk_that_is_full_leaves_whole_lines_and_names_the_file(tmp_path):
 def test_a_folder_that_cannot_be_written_names_the_file(tmp_path):
     with pytest.raises(MetricsLost, match=r"metrics\.jsonl"):
         RunFiles(tmp_path / "missing")
+
+
+def test_what_is_no_text_is_written_escaped(tmp_path):
+    write_json(tmp_path / "explain.json", {"holder": "caf\xe9/\udcff.py:3"})
+    text = (tmp_path / "explain.json").read_text(encoding="utf-8")
+    assert json.loads(text) == {"holder": "caf\xe9/\udcff.py:3"}
+    assert "caf\xe9" in text
 
 
 def test_summary_is_replaced_whole(tmp_path):
