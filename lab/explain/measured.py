@@ -91,7 +91,7 @@ class Copied:
         start, steps, grown, expected = (found.get(key) for key in cls.__dataclass_fields__)
         if type(start) is not int or type(steps) is not int or type(grown) is not float:
             return None
-        return cls(start, steps, grown, expected if expected in GIVES_BACK else "")
+        return cls(start, steps, grown, expected if expected in list(GIVES_BACK) else "")
 
 
 def cheapest(tried: Sequence[Tried], kind: str, grown: Change) -> str:
