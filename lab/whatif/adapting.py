@@ -34,6 +34,7 @@ class Adapting:
         self._limits = Limits.of(config)
         self._headroom = _headroom(recording, config.reload.metric)
         self._ladder, self._cycle = Ladder(), None
+        self._now: Observation | None = None
         self._taken: tuple[Rung, Observation, float] | None = None
         self._growth = self._growth_test()
         self._trend: Trend | None = None
@@ -56,12 +57,14 @@ class Adapting:
     def decide(self) -> Rung | None:
         """The remedy that is due after the step that was seen last."""
         assert self._cycle is not None
+        assert self._now is not None
         found = adaptive.decide(self._ladder, self._cycle, self._now, self._trend, self._limits)
         self._ladder = found.ladder
         return found.rung
 
     def take(self, rung: Rung, seconds: float) -> None:
         """A remedy is taken after the step that was seen last, whoever asked for it."""
+        assert self._now is not None
         self._taken = rung, self._now, seconds
         self._growth, self._is_as_recorded = self._growth_test(), False
         if rung == "reload_process":

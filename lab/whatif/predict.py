@@ -161,8 +161,9 @@ class _Run:
         self.is_over = False
         self._triggers, self._state = active_triggers(config.reload), PolicyState()
         self._window = self._slope_window()
-        self._budget = Budget(config.memory.budget_gb, can_reload=True)
+        self._budget = Budget(config.memory.budget_gb, can_reload=config.checkpoint.enabled)
         self._asked = False  # by the supervisor, which sees a row while the next step is running
+        self._reloaded_at: int | None = None
 
     def leave(self, leave: Leave, seconds: float) -> None:
         """A reload, a remedy or a census is done."""
@@ -176,7 +177,7 @@ class _Run:
         if self._censuses:
             self._censuses.session_begins(leave.step, rung)
         if rung in METHODS:
-            self._window = self._slope_window()
+            self._window, self._reloaded_at = self._slope_window(), leave.step
         if rung == "reload_process":
             self._asked = False
             self._budget.next_worker()
@@ -196,7 +197,7 @@ class _Run:
             step = start + 1 + at
             if self._adapting:
                 self._adapting.see_step(step, {part: float(v[at]) for part, v in parts.items()})
-            if at == 0 and start > 0:
+            if at == 0 and start == self._reloaded_at:
                 self._state, _ = update_back_off(
                     self._triggers, self._state, reloaded_at=start, memory=memory[0]
                 )
@@ -221,7 +222,7 @@ class _Run:
             memory=memory,
             slope=slope,
         )
-        if reason is not None:
+        if reason is not None and self.config.checkpoint.enabled:
             return Leave(step, reason, BY_METHOD[self.config.reload.method])
         rung = self._adapting.decide() if self._adapting else None
         if rung is not None:
