@@ -144,6 +144,12 @@ def test_a_leak_trigger_acts_on_the_slope(recorded: Path) -> None:
     assert dict(rests.reloads) == {}
 
 
+def test_a_leak_trigger_asks_for_growth_that_is_certain(tmp_path: Path) -> None:
+    World(active=0.0).train(tmp_path, STEPS)  # noise has slopes too
+    words = ["reload=leak", "reload.leak_threshold_mb=0.001", "reload.window_steps=30"]
+    assert only(study_of(tmp_path, words)).leaves == []
+
+
 def test_the_budget_reloads_or_ends_a_run_that_no_policy_keeps_in_it(recorded: Path) -> None:
     words = ["reload=none", "memory.budget_gb=0.15,0.05"]
     kept, ended = (outcome.predicted for outcome in study_of(recorded, words).outcomes)
