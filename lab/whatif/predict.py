@@ -27,7 +27,8 @@ from lab.whatif.adapting import Adapting
 from lab.whatif.censuses import Censuses
 from lab.whatif.certain import Certainty
 from lab.whatif.costs import METHODS, Costs
-from lab.whatif.growth import MemoryModel, Origin
+from lab.whatif.fitting import fitted
+from lab.whatif.growth import Origin
 from lab.whatif.recorded import PARTS, Recording, Values, memory_of
 
 BY_METHOD: dict[str, Rung] = {"in_process": "reload_in_process", "process": "reload_process"}
@@ -79,7 +80,7 @@ class Predictor:
     """Predicts runs from recorded ones."""
 
     def __init__(self, recordings: Sequence[Recording], steps: int) -> None:
-        self.model = MemoryModel.fitted(recordings, steps)
+        self.model = fitted(recordings, steps)
         self.costs = Costs.of(recordings, steps)
         self._reference = max(recordings, key=lambda run: run.first_steps)
         self._held = recordings[0].held
