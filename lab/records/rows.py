@@ -35,6 +35,8 @@ METRIC_KEYS = (
 )
 """Keys of every row of ``metrics.jsonl``, in order; ``val_loss`` follows after a validation."""
 
+MOST = 1e9  # GB, seconds, tokens of a step: none has more
+
 _encode = json.JSONEncoder(allow_nan=False, ensure_ascii=False).encode
 
 
@@ -100,6 +102,13 @@ def read_rows(run_dir: Path) -> Iterator[dict[str, Any]]:
         OSError: the file exists and cannot be read.
     """
     return (row for row in read_jsonl(run_dir / "metrics.jsonl") if type(row.get("step")) is int)
+
+
+def plausible(value: object) -> float | None:
+    """A figure that a row or an event may have; None for any other that somebody wrote there."""
+    if isinstance(value, int | float) and 0 <= value < MOST:
+        return float(value)
+    return None
 
 
 def metric_gb(figures: Mapping[str, object], metric: str) -> float | None:

@@ -11,6 +11,7 @@ import json
 import logging
 import math
 import shutil
+import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -107,6 +108,20 @@ def measure(run_dir: Path) -> int:
         ConfigError: there is no such run or nothing grows in it, it is still going on, or cannot be
             gone on with.
     """
+    try:
+        with _signals_as_ctrl_c():
+            code = _measure(run_dir)
+    except KeyboardInterrupt as stop:
+        code = stop.args[0] if stop.args else 130
+    except (OSError, MetricsLost, NothingMeasured) as error:
+        log.error("nothing was measured: %s", error)  # noqa: TRY400
+        return 1
+    if code in (130, 143):
+        log.info("nothing was measured: it was interrupted")
+    return code
+
+
+def _measure(run_dir: Path) -> int:
     config = load_config(run_dir)
     if config.trainer != "lab":
         raise ConfigError("trainer", config.trainer, "has no reloads to measure; trainer=lab has")
@@ -118,22 +133,29 @@ def measure(run_dir: Path) -> int:
         raise ConfigError("run", run_dir, f"{found.advice or 'nothing grows'}; nothing to measure")
     plan = Plan.of(found, mb_per_step, _last_checkpoint(run_dir))
     log.info("%s", _plan_in_words(plan))
-    try:
-        with TemporaryDirectory(prefix="lab-explain-") as temporary:
-            folder = Path(temporary) / "copy"
-            code = _run(run_dir, folder, _config_of_copy(config, plan), plan)
-            measured = None if code else _with_measured(content, folder, plan, mb_per_step)
-        if measured is not None:
-            check_idle(run_dir)
-            write_json(run_dir / EXPLAIN_FILE, measured)
-    except KeyboardInterrupt:
-        code = 130
-    except (OSError, MetricsLost, NothingMeasured) as error:
-        log.error("nothing was measured: %s", error)  # noqa: TRY400
-        return 1
-    if code in (130, 143):
-        log.info("nothing was measured: it was interrupted")
+    with TemporaryDirectory(prefix="lab-explain-") as temporary:
+        folder = Path(temporary) / "copy"
+        code = _run(run_dir, folder, _config_of_copy(config, plan), plan)
+        measured = None if code else _with_measured(content, folder, plan, mb_per_step)
+    if measured is not None:
+        check_idle(run_dir)
+        write_json(run_dir / EXPLAIN_FILE, measured)
     return code
+
+
+@contextmanager
+def _signals_as_ctrl_c() -> Iterator[None]:
+    """What ends a process at once raises as Ctrl-C does, so that the copy's folder goes too."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt(143)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class NothingMeasured(Exception):  # noqa: N818
@@ -148,7 +170,7 @@ def _plan_in_words(plan: Plan) -> str:
 def _with_measured(
     content: Mapping[str, Any], folder: Path, plan: Plan, mb_per_step: float
 ) -> dict[str, Any]:
-    tried, grown = _read(folder, plan)
+    tried, grown = read_copy(folder, plan)
     steps, grown_mb = plan.waits + plan.grows, grown.of(str(content.get("kind"))) / MB
     if grown_mb < HALF * mb_per_step * plan.grows:
         then = f"in the run it was {mb_per_step:.2g} MB a step"
@@ -241,8 +263,12 @@ def _is_whole(folder: Path) -> bool:
 # --- What it did --------------------------------------------------------------------------------
 
 
-def _read(folder: Path, plan: Plan) -> tuple[Sequence[Tried], Change]:
-    """The rungs, and what had grown before the first; memory counts as of that moment."""
+def read_copy(folder: Path, plan: Plan) -> tuple[Sequence[Tried], Change]:
+    """The rungs, and what had grown before the first; memory counts as of that moment.
+
+    Raises:
+        NothingMeasured: one of them was not taken.
+    """
     events = {
         event["step"]: event
         for event in read_jsonl(folder / "events.jsonl")
@@ -260,4 +286,5 @@ def _read(folder: Path, plan: Plan) -> tuple[Sequence[Tried], Change]:
 
 def _seconds(event: Mapping[str, Any]) -> float:
     seconds = event["seconds"]
-    return sum(seconds.values()) if isinstance(seconds, dict) else seconds
+    # The first step is measured against the median: below it, it was only a short one.
+    return sum(max(s, 0.0) for s in seconds.values()) if isinstance(seconds, dict) else seconds

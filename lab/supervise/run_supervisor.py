@@ -65,7 +65,8 @@ class RunSupervisor:
         self._remedies = Remedies.of_reproduction(files.earlier[0]) if files.earlier else remedies
         workers = [e for e in files.earlier if e["event"] == "worker_started"]
         # Not their number: one that died before it was ready had a generation, and no event.
-        self._generation = 1 + max((e.get("generation", -1) for e in workers), default=-1)
+        generations = (e.get("generation") for e in workers)
+        self._generation = 1 + max((g for g in generations if type(g) is int), default=-1)
         self._first_environment = workers[0].get("environment", {}) if workers else begun_with or {}
         can_reload = config.checkpoint.enabled and config.trainer == "lab"
         self._budget = Budget(config.memory.budget_gb, can_reload=can_reload)

@@ -294,6 +294,7 @@ def _slowing(cycle: Cycle, now: Observation) -> Slowing | None:
         return None
     at_first, slope, explained = cycle.fit.line()
     extra = slope * (now.memory - cycle.first.memory)
-    if explained < SLOW_R2 or at_first <= 0 or extra < SLOW_SHARE * at_first:
+    plain = slope > 0 and at_first > 0 and explained >= SLOW_R2
+    if not plain or extra < SLOW_SHARE * at_first:
         return None
     return Slowing(slope, before=at_first + extra, at_first=at_first)

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lab.records.replace import replacing
 from lab.tracking.closing import relative
 from lab.whatif.figure import draw
 from lab.whatif.recommend import Outcome, front
@@ -36,9 +37,8 @@ def whatif(folder: Path, words: Sequence[str], *, as_json: bool = False) -> int:
     taken = time.perf_counter() - began
     problem = ""
     try:
-        temporary = folder / f"{PICTURE}.tmp"
-        draw(study, temporary)
-        temporary.replace(folder / PICTURE)
+        with replacing(folder) as new:
+            draw(study, new / PICTURE)
     except OSError as error:
         problem = f"cannot write to {folder}: {error.strerror or error}"
     if as_json:

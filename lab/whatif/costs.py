@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from lab.protocol import Rung
+from lab.records.rows import plausible
 from lab.train.adaptive import KEEPING_STATE
 from lab.train.ladder import PRIOR_SECONDS
 from lab.whatif.recorded import Recording, Values
@@ -66,8 +67,8 @@ class Costs:
         times = longest.figures.get("seconds") or {}
         saves = [seconds for run in recordings for seconds in run.checkpoints]
         checkpoint = Cost(median(saves)) if saves else Cost(0.0, estimated=True)
-        startup = float(times.get("startup", 0.0))
-        parts = ("train", "reload", "checkpoint", "startup")
+        startup = plausible(times.get("startup")) or 0.0
+        parts = ("train", "reload", "remedy", "checkpoint", "startup")
         rest = times.get("total", 0.0) - sum(times.get(part, 0.0) for part in parts)
         reload = {}
         for method in ("in_process", "process"):
@@ -79,4 +80,5 @@ class Costs:
         for rung in KEEPING_STATE:
             seen = [seconds for run in recordings for seconds in run.cures.seconds.get(rung, ())]
             remedy[rung] = Cost(median(seen)) if seen else Cost(PRIOR_SECONDS[rung], estimated=True)
-        return cls(taken, max(rest / longest.steps, 0.0), checkpoint, reload, remedy)
+        rest = plausible(rest) or 0.0  # else a damaged row's
+        return cls(taken, rest / longest.steps, checkpoint, reload, remedy)

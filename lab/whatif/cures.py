@@ -13,6 +13,7 @@ from lab.config.schema import ConfigError
 from lab.config.units import GB, MB
 from lab.explain.explanation import Explanation, read_explanation
 from lab.protocol import RUNGS, Rung
+from lab.records.rows import plausible
 
 LEAST_FALL = 2 * MB / GB  # GB that are gone after a census or a remedy that helped
 
@@ -65,8 +66,9 @@ def read_cures(folder: Path, rows: Lines, events: Lines) -> Cures:
     for event in taken:
         seconds[event["remedy"]].append(event["seconds"])
     for rung, _, measured in explained.remedies:
-        if rung not in seconds and measured is not None:
-            seconds[rung].append(measured)
+        known = plausible(measured)
+        if rung not in seconds and known is not None:
+            seconds[rung].append(known)
     return Cures(
         remedies=helped,
         censuses=[step for step in _censuses(rows, explained) if step not in renewed],
@@ -80,12 +82,14 @@ def _taken(events: Lines) -> Iterator[Mapping[str, Any]]:
     """The well-formed events of lesser remedies."""
     for event in events:
         known = event.get("event") == "remedy" and event.get("remedy") in RUNGS
-        if known and type(event.get("step")) is int and isinstance(event.get("seconds"), float):
+        is_timed = plausible(event.get("seconds")) is not None
+        if known and type(event.get("step")) is int and is_timed:
             yield event
 
 
 def _renews(event: Mapping[str, Any]) -> bool:
-    return event.get("event") in ("reload", "remedy") and type(event.get("step")) is int
+    step = event.get("step")
+    return event.get("event") in ("reload", "remedy") and type(step) is int and step > 0
 
 
 def _falls(rows: Lines, figure: str) -> Iterator[int]:

@@ -12,19 +12,23 @@ import numpy as np
 from lab.config.keys import Config
 from lab.config.units import GB
 from lab.protocol import Rung
+from lab.records.growth import Trend
 from lab.records.slope import SlopeWindow
 from lab.supervise.budget import Budget
 from lab.train.reload_policy import (
     PolicyState,
     Reason,
     active_triggers,
+    growth_counts,
     reload_reason,
     update_back_off,
 )
 from lab.whatif.adapting import Adapting
 from lab.whatif.censuses import Censuses
+from lab.whatif.certain import Certainty
 from lab.whatif.costs import METHODS, Costs
-from lab.whatif.growth import MemoryModel, Origin
+from lab.whatif.fitting import fitted
+from lab.whatif.growth import Origin
 from lab.whatif.recorded import PARTS, Recording, Values, memory_of
 
 BY_METHOD: dict[str, Rung] = {"in_process": "reload_in_process", "process": "reload_process"}
@@ -76,7 +80,7 @@ class Predictor:
     """Predicts runs from recorded ones."""
 
     def __init__(self, recordings: Sequence[Recording], steps: int) -> None:
-        self.model = MemoryModel.fitted(recordings, steps)
+        self.model = fitted(recordings, steps)
         self.costs = Costs.of(recordings, steps)
         self._reference = max(recordings, key=lambda run: run.first_steps)
         self._held = recordings[0].held
@@ -107,7 +111,8 @@ class Predictor:
             usual = float(np.median(self.costs.steps))
             adapting = Adapting(config, self._reference, step_seconds=usual)
         censuses = Censuses.of(config, self._reference, self.model.cure)
-        return _Run(config, self._held, adapting, censuses)
+        certainty = Certainty(config, self._reference)
+        return _Run(config, self._held, certainty, adapting, censuses)
 
     def _stretch(
         self, run: _Run, start: int, origins: Mapping[str, Origin]
@@ -149,20 +154,27 @@ class _Run:
 
     Arguments:
         held: the figure that the budget holds.
+        certainty: of growth.
         adapting: its ``reload=adaptive``, if it has that.
         censuses: where they give memory back.
     """
 
     def __init__(
-        self, config: Config, held: str, adapting: Adapting | None, censuses: Censuses | None
+        self,
+        config: Config,
+        held: str,
+        certainty: Certainty,
+        adapting: Adapting | None,
+        censuses: Censuses | None,
     ) -> None:
-        self.config, self._held = config, held
+        self.config, self._held, self._certainty = config, held, certainty
         self._adapting, self._censuses = adapting, censuses
         self.is_over = False
         self._triggers, self._state = active_triggers(config.reload), PolicyState()
         self._window = self._slope_window()
-        self._budget = Budget(config.memory.budget_gb, can_reload=True)
+        self._budget = Budget(config.memory.budget_gb, can_reload=config.checkpoint.enabled)
         self._asked = False  # by the supervisor, which sees a row while the next step is running
+        self._reloaded_at: int | None = None
 
     def leave(self, leave: Leave, seconds: float) -> None:
         """A reload, a remedy or a census is done."""
@@ -171,12 +183,13 @@ class _Run:
             assert self._censuses is not None
             self._censuses.taken(leave.step)
             return
+        self._certainty.begin_anew()
         if self._adapting:
             self._adapting.take(rung, seconds)
         if self._censuses:
             self._censuses.session_begins(leave.step, rung)
         if rung in METHODS:
-            self._window = self._slope_window()
+            self._window, self._reloaded_at = self._slope_window(), leave.step
         if rung == "reload_process":
             self._asked = False
             self._budget.next_worker()
@@ -194,13 +207,17 @@ class _Run:
         memory = (metric * GB).astype(np.int64).tolist()
         for at in self._places(start, done, metric, held):
             step = start + 1 + at
-            if self._adapting:
-                self._adapting.see_step(step, {part: float(v[at]) for part, v in parts.items()})
-            if at == 0 and start > 0:
+            trend = None
+            if self._window or self._adapting:
+                now = {part: float(values[at]) for part, values in parts.items()}
+                trend = self._certainty.add(step, now)
+                if self._adapting:
+                    self._adapting.see_step(step, now, trend)
+            if at == 0 and start == self._reloaded_at:
                 self._state, _ = update_back_off(
                     self._triggers, self._state, reloaded_at=start, memory=memory[0]
                 )
-            leave = self._due(step, memory[at]) if step < self.config.train.steps else None
+            leave = self._due(step, memory[at], trend) if step < self.config.train.steps else None
             action = self._budget.judge(float(held[at]), now=0.0, after_step=True)
             self._asked = self._asked or action == "reload"
             self.is_over = self.is_over or action == "stop"
@@ -208,7 +225,7 @@ class _Run:
                 return at, leave
         return None, None
 
-    def _due(self, step: int, memory: int) -> Leave | None:
+    def _due(self, step: int, memory: int, trend: Trend | None) -> Leave | None:
         """What is due after a step that is not the last."""
         slope = self._window.add(memory) if self._window else None
         if self._asked:
@@ -220,8 +237,9 @@ class _Run:
             last_step=self.config.train.steps,
             memory=memory,
             slope=slope,
+            grows=growth_counts(self.config, trend),
         )
-        if reason is not None:
+        if reason is not None and self.config.checkpoint.enabled:
             return Leave(step, reason, BY_METHOD[self.config.reload.method])
         rung = self._adapting.decide() if self._adapting else None
         if rung is not None:

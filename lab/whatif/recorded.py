@@ -16,14 +16,13 @@ from numpy.typing import NDArray
 
 from lab.config.keys import Config
 from lab.config.schema import ConfigError
-from lab.records.rows import read_jsonl, read_rows
+from lab.records.rows import plausible, read_jsonl, read_rows
 from lab.records.summary import figures_so_far
 from lab.whatif.cures import Cures, read_cures
 
 Values = NDArray[np.float64]
 Kind = Literal["first", "in_process", "process"]  # what a session began with
 PARTS = ("active", "cache", "other")  # of a process's memory; other: Python, native heap, traces
-MOST_GB = 1e6  # what is above it no machine has
 LEAST_ROWS = 20  # of a run's longest session; less cannot tell growth from warm-up
 
 
@@ -136,12 +135,17 @@ def read_recording(folder: Path) -> Recording:
     if not (folder / "config.yaml").is_file():
         raise ConfigError("folder", folder, "is no run's: it holds no config.yaml")
     config = Config.load(folder / "config.yaml")
+    if config.trainer != "lab":
+        raise ConfigError("trainer", config.trainer, "has no reloads to predict; trainer=lab has")
     try:
         rows = list(_measured(read_rows(folder), config.train.steps))
         events = list(read_jsonl(folder / "events.jsonl"))
     except OSError as error:
         raise ConfigError("folder", folder, f"cannot be read: {error.strerror}") from error
     cures = read_cures(folder, rows, events)
+    if rows and 2 * len(rows) < rows[-1]["step"]:
+        said = f"has the memory of {len(rows)} of {rows[-1]['step']:,} steps, too few to tell"
+        raise ConfigError("run", folder, said)
     sessions = tuple(_sessions(rows, cures))
     longest = max(map(len, sessions), default=0)
     if longest < LEAST_ROWS:
@@ -152,9 +156,9 @@ def read_recording(folder: Path) -> Recording:
     reloads = defaultdict(list)
     for event in events:
         if event.get("event") == "reload" and isinstance(event.get("seconds"), Mapping):
-            times = [s for s in event["seconds"].values() if isinstance(s, int | float)]
             # The first step is measured against the median: below it, it was only a short one.
-            reloads[str(event.get("method"))].append(sum(max(s, 0.0) for s in times))
+            times = [plausible(seconds) or 0.0 for seconds in event["seconds"].values()]
+            reloads[str(event.get("method"))].append(sum(times))
     steps = rows[-1]["step"]
     return Recording(
         folder=folder,
@@ -167,11 +171,10 @@ def read_recording(folder: Path) -> Recording:
         step_seconds=_column(rows, steps, lambda row: row.get("step_seconds")),
         reloads=reloads,
         checkpoints=[
-            event["seconds"]
+            seconds
             for event in events
-            if event.get("event") == "checkpoint"
-            and not event.get("for_reload")
-            and isinstance(event.get("seconds"), int | float)
+            if event.get("event") == "checkpoint" and not event.get("for_reload")
+            if (seconds := plausible(event.get("seconds"))) is not None
         ],
         figures=figures_so_far(folder, rows)[0],
         held="mlx" if any(map(_is_on_cuda, events)) else "process",
@@ -196,15 +199,18 @@ def _measured(rows: Iterator[dict[str, Any]], last: int) -> Iterator[dict[str, A
     """The rows that have the memory of all parts, with steps that rise, up to the last."""
     newest = 0
     for row in rows:
-        memory = [row.get(f"memory/{figure}_gb") for figure in ("active", "cache", "process")]
-        known = all(isinstance(gb, int | float) and abs(gb) < MOST_GB for gb in memory)
-        if newest < row["step"] <= last and known:
+        figures = (f"memory/{name}_gb" for name in ("active", "cache", "process"))
+        memory = [plausible(row.get(figure)) for figure in figures]
+        if newest < row["step"] <= last and None not in memory:
             newest = row["step"]
             yield row
 
 
 def _sessions(rows: Sequence[Mapping[str, Any]], cures: Cures) -> Iterator[Session]:
-    """The sessions of a run; one ends with a lesser remedy or census too that helped."""
+    """The sessions of a run; one ends with a lesser remedy or census too that helped.
+
+    Memory after a step that was not read lies between that of its neighbours.
+    """
     last: Mapping[str, Any] = {}
     helped = sorted({*cures.remedies, *cures.censuses})
 
@@ -214,12 +220,14 @@ def _sessions(rows: Sequence[Mapping[str, Any]], cures: Cures) -> Iterator[Sessi
 
     for (count, generation, _), group in groupby(rows, began_with):
         own = list(group)
+        start, read = last.get("step", own[0]["step"] - 1), [row["step"] for row in own]
+        steps = np.arange(start + 1, read[-1] + 1)
         is_same_worker = generation == last.get("reload/generation")
         is_reload = bool(last) and (count != last.get("reload/count") or is_same_worker)
         yield Session(
-            start=own[0]["step"] - 1,
+            start=start,
             kind="first" if not last else "in_process" if is_same_worker else "process",
-            parts={part: np.array([_part(row, part) for row in own]) for part in PARTS},
+            parts={p: np.interp(steps, read, [_part(row, p) for row in own]) for p in PARTS},
             before={part: _part(last, part) for part in PARTS} if is_reload else {},
             by_census=bool(last) and last["step"] in cures.censuses,
         )
@@ -234,8 +242,8 @@ def _part(row: Mapping[str, Any], part: str) -> float:
 
 def _cells(row: Mapping[str, Any]) -> float | None:
     """Tokens and padding of a step; None where prompts are masked, whose tokens no row counts."""
-    tokens, padded = row.get("tokens"), row.get("data/padded_fraction")
-    if not isinstance(tokens, int) or not isinstance(padded, int | float) or padded >= 1:
+    tokens, padded = plausible(row.get("tokens")), plausible(row.get("data/padded_fraction"))
+    if tokens is None or padded is None or padded >= 1:
         return None
     cells = tokens / (1 - padded)
     return float(round(cells)) if abs(cells - round(cells)) < 1e-6 * cells else None
@@ -245,7 +253,7 @@ def _column(rows: Sequence[Mapping[str, Any]], steps: int, value: Any) -> Values
     """A value of each step from 1 on; NaN where there is none."""
     found = np.full(steps, np.nan)
     for row in rows:
-        number = value(row)
-        if isinstance(number, int | float):
-            found[row["step"] - 1] = number
+        figure = plausible(value(row))
+        if figure is not None:
+            found[row["step"] - 1] = figure
     return found

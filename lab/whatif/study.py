@@ -11,6 +11,7 @@ import numpy as np
 
 from lab.config.schema import ConfigError, to_dict
 from lab.protocol import Rung
+from lab.records.rows import plausible
 from lab.sweep.index import INDEX_FILE, jobs_of
 from lab.whatif.costs import METHODS, Costs
 from lab.whatif.cures import Cure
@@ -71,8 +72,8 @@ def study_of(folder: Path, words: Sequence[str]) -> Study:
     reference = max(recordings, key=lambda run: run.first_steps)
     _check_alike(reference, recordings)
     settings = settings_of(reference.config, words)
-    if not any(word.startswith("reload") for word in words):
-        own = (setting_of(run.config) for run in recordings if not words)
+    if not words:
+        own = (setting_of(run.config) for run in recordings)
         settings = list({setting.effect: setting for setting in (*settings, *own)}.values())
     longest = max(setting.config.train.steps for setting in settings)
     predictor = Predictor(recordings, longest)
@@ -142,7 +143,7 @@ def _checks(recordings: Sequence[Recording]) -> Iterator[Check]:
             mean_gb=float(memory.mean()),
             reloads=run.figures.get("reloads") or {},
             remedies=run.figures.get("remedies") or {},
-            overhead_fraction=run.figures.get("overhead_fraction") or 0.0,
+            overhead_fraction=plausible(run.figures.get("overhead_fraction")) or 0.0,
             predicted=Predictor(others, steps).predict(run.config),
         )
 
@@ -166,6 +167,8 @@ def _assumptions(
         yield _given_back_by_lesser(lesser, model.cure)
     if any(costs.remedy[rung].estimated for rung in lesser):
         yield "seconds of clear_cache and collect are those that the policy begins with"
+    if not reference.config.checkpoint.enabled:
+        yield "no reload is predicted: with checkpoint.enabled=false it could restore nothing"
     if reference.cures.censuses:
         steps = ", ".join(f"{step:,}" for step in reference.cures.censuses)
         yield (

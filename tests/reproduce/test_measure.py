@@ -19,10 +19,10 @@ from lab.cli import main
 from lab.config.keys import dump
 from lab.config.units import MB
 from lab.explain.explanation import Explanation
-from lab.explain.measured import Change, Tried, with_measured
+from lab.explain.measured import Change, Copied, Tried, with_measured
 from lab.explain.report import lines
 from lab.faults.truth import TRUTHS
-from lab.reproduce.measure import MOST_STEPS, Plan
+from lab.reproduce.measure import MOST_STEPS, Plan, read_copy
 from tests.explain.test_command import GROWN, rows, write
 from tests.runs import Run, config_of, start
 
@@ -143,6 +143,32 @@ def test_ctrl_c_leaves_nothing_behind(steady: Run, repo: Path, temporary: Path) 
     assert files_of(steady.folder) == files
 
 
+def test_a_signal_while_the_copy_is_made_leaves_nothing_behind(
+    steady: Run, repo: Path, temporary: Path
+) -> None:
+    lab = f"""
+import os, signal, sys, tempfile
+from lab.cli import main
+
+def stop(event, _):
+    if event == "shutil.copytree":  # the copy's folder is there, no worker is yet
+        os.kill(os.getpid(), signal.SIGTERM)
+
+tempfile.tempdir = {str(temporary)!r}
+sys.addaudithook(stop)
+sys.exit(main())
+"""
+    files = files_of(steady.folder)
+    ended = subprocess.run(
+        [sys.executable, "-c", lab, "explain", str(steady.folder), "--measure"],
+        capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(repo)}, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 143
+    assert "nothing was measured: it was interrupted" in ended.stdout
+    assert ended.stderr == ""
+    assert files_of(steady.folder) == files
+
+
 # --- Refused ------------------------------------------------------------------------------------
 
 
@@ -202,6 +228,16 @@ def test_a_model_that_is_gone_is_one_line(
     assert line.startswith("model.path=gone: ")
 
 
+def test_rows_that_cannot_be_read_are_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run_dir = run_of(tmp_path / "run")
+    (run_dir / "metrics.jsonl").unlink()
+    (run_dir / "metrics.jsonl").mkdir()
+    assert measure(monkeypatch, run_dir) == 1
+    assert "nothing was measured: " in caplog.text
+
+
 # --- What follows from figures ------------------------------------------------------------------
 
 
@@ -241,3 +277,23 @@ def test_the_cheapest_that_gave_half_back_is_the_remedy(freed: list[int], remedy
 def test_slack_that_the_process_gives_back_is_no_remedy_for_arrays() -> None:
     tried = [Tried(n, change(0, 24), 0.1) for n in RUNGS]
     assert with_measured(GROWN, tried, change(24), start=0, steps=24)["remedy"] == "none"
+
+
+def test_what_anybody_wrote_of_a_copy_is_read() -> None:
+    said = {"from_step": 1, "steps": 2, "grown_gb": 0.5, "expected": ["none"]}
+    assert Copied.of(said) == Copied(1, 2, 0.5, "")
+
+
+def test_a_first_step_that_was_short_takes_nothing_off_a_reload(tmp_path: Path) -> None:
+    plan = Plan(start=0, waits=0, grows=16)
+    memory = {f"memory/{name}_gb": 0.5 for name in ("process", "active", "cache")}
+    events = [
+        {"event": "remedy", "step": step, "before": memory, "after": memory, "seconds": 0.5}
+        for step in plan.remedies.by_step
+    ]
+    reload = {"event": "reload", "seconds": {"save": 0.25, "load": 0.5, "first_step": -0.5}}
+    write(tmp_path, [])
+    text = "".join(json.dumps(event) + "\n" for event in [*events[:-1], events[-1] | reload])
+    (tmp_path / "events.jsonl").write_text(text)
+    tried, _ = read_copy(tmp_path, plan)
+    assert [one.seconds for one in tried] == [0.5, 0.5, 0.5, 0.75]

@@ -86,6 +86,9 @@ HARMS = {
         run.folder / "metrics.jsonl", (run.folder / "metrics.jsonl").stat().st_size - 20
     ),
     "half a last event": lambda run: append(run.folder / "events.jsonl", '{"event": "chec'),
+    "no number of a worker": lambda run: append(
+        run.folder / "events.jsonl", '{"event": "worker_started", "step": 0, "generation": "x"}\n'
+    ),
     "no checkpoint at all": lambda run: shutil.rmtree(run.folder / "checkpoints"),
 }
 

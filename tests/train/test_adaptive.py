@@ -275,6 +275,17 @@ def test_without_checkpoints_only_what_keeps_the_state_is_taken() -> None:
     assert {rung for _, rung in run.run().taken} <= set(KEEPING_STATE)
 
 
+def test_steps_that_become_faster_while_memory_grows_are_not_slowed_by_it() -> None:
+    def at(megabytes: float) -> Observation:
+        return replace(seen(megabytes), seconds=0.002 + 0.001 * (92 - megabytes))
+
+    cycle = Cycle.of(at(92))  # a first step that holds more than those that follow
+    for megabytes in range(50, 91):
+        cycle = cycle.add(at(megabytes))
+    limits = Limits(budget=10_000 * MB, max_overhead=1.0)
+    assert decide(Ladder(trained=100.0), cycle, at(90), TREND, limits).rung is None
+
+
 def test_where_memory_slows_steps_the_interval_loses_least_time() -> None:
     slow = {"budget": 10_000.0 * MB, "slowing": 0.001 / MB, "steps": 3000, "max_overhead": 1.0}
     run = only("reload_in_process", **slow).run()

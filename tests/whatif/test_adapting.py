@@ -122,6 +122,16 @@ def test_censuses_come_when_growth_is_certain_three_times_a_run(tmp_path: Path) 
     assert censuses.next_step == 0
 
 
+@pytest.mark.parametrize("fault", ["ragged_cache", "cycles"])
+def test_a_census_is_no_reload_that_the_threshold_backs_off_from(
+    tmp_path: Path, fault: str
+) -> None:
+    write_recorded(tmp_path, fault)  # both are given back by a census, so some are predicted
+    words = ["reload=threshold", "reload.memory_threshold_gb=0.02", "train.steps=300"]
+    steps = [leave.step for leave in only(study_of(tmp_path, words)).leaves]
+    assert steps == [1, 3, 7, 15, 31, 63, 127, 255]
+
+
 # --- Against runs of a known law ----------------------------------------------------------------
 
 

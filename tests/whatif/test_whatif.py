@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from lab import cli
 from lab.records.files import RunFiles
+from lab.whatif.command import to_json
 from lab.whatif.recommend import front
 from lab.whatif.study import Study, study_of
 from tests.runs import start
-from tests.whatif.worlds import World, index_sweep
+from tests.whatif.worlds import SAVE_S, STEP_S, World, index_sweep
 
 STEPS = 160
 WITHIN = 0.02  # of the peak
@@ -143,6 +144,12 @@ def test_a_leak_trigger_acts_on_the_slope(recorded: Path) -> None:
     assert dict(rests.reloads) == {}
 
 
+def test_a_leak_trigger_asks_for_growth_that_is_certain(tmp_path: Path) -> None:
+    World(active=0.0).train(tmp_path, STEPS)  # noise has slopes too
+    words = ["reload=leak", "reload.leak_threshold_mb=0.001", "reload.window_steps=30"]
+    assert only(study_of(tmp_path, words)).leaves == []
+
+
 def test_the_budget_reloads_or_ends_a_run_that_no_policy_keeps_in_it(recorded: Path) -> None:
     words = ["reload=none", "memory.budget_gb=0.15,0.05"]
     kept, ended = (outcome.predicted for outcome in study_of(recorded, words).outcomes)
@@ -250,6 +257,97 @@ def test_a_live_run_is_read_as_far_as_it_is(tmp_path: Path) -> None:
     files.close()
 
 
+def lines_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+@pytest.mark.parametrize("step", [50, STEPS - 5])
+def test_memory_that_was_not_read_lies_between_its_neighbours(tmp_path: Path, step: int) -> None:
+    settings = {"reload__policy": "interval", "reload__interval_steps": 100}
+    run = World(noise=0.0).train(tmp_path, STEPS, **settings)
+    rows = lines_of(tmp_path / "metrics.jsonl")
+    rows[step - 1]["memory/process_gb"] = None
+    write_lines(tmp_path / "metrics.jsonl", rows)
+    words = ["reload=interval", "reload.interval_steps=100"]
+    curve = only(study_of(tmp_path, words)).curve
+    for at in (step + 1, step + 3):  # the steps that follow keep their place
+        assert curve[at - 1] == pytest.approx(run.rows[at - 1]["memory/process_gb"], rel=0.003)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("data/padded_fraction", float("nan")),
+        ("tokens", 10**400),
+        ("step_seconds", 10**400),
+        ("step_seconds", float("inf")),
+        ("memory/peak_gb", 10**400),
+        ("time", float("inf")),
+    ],
+    ids=["nan padding", "huge tokens", "huge seconds", "inf seconds", "huge peak", "inf time"],
+)
+def test_a_figure_that_no_run_has_is_none(tmp_path: Path, key: str, value: float) -> None:
+    World().train(tmp_path, STEPS)
+    rows = lines_of(tmp_path / "metrics.jsonl")
+    for row in rows[50:]:
+        row |= {"tokens": 8, "data/padded_fraction": 0.0, key: value}
+    write_lines(tmp_path / "metrics.jsonl", rows)
+    told = to_json(study_of(tmp_path, ["reload=none,interval", "memory.budget_gb=0.2"]))
+    json.dumps(told, allow_nan=False)
+
+
+def test_an_event_of_a_step_that_no_run_has_is_left_out(tmp_path: Path) -> None:
+    World().train(tmp_path, STEPS)
+    events = lines_of(tmp_path / "events.jsonl")
+    write_lines(tmp_path / "events.jsonl", [{"event": "reload", "step": -1}, *events])
+    assert only(study_of(tmp_path, ["reload=none"])).leaves == []
+
+
+def test_seconds_of_remedies_are_not_those_of_every_step_too(tmp_path: Path) -> None:
+    World().train(tmp_path, STEPS)
+    events = lines_of(tmp_path / "events.jsonl")
+    remedy = {"event": "remedy", "step": 100, "remedy": "collect", "seconds": 40.0, "time": 1.0}
+    for event in events:
+        event["time"] += remedy["seconds"]
+    write_lines(tmp_path / "events.jsonl", [remedy, *events])
+    predicted = only(study_of(tmp_path, ["reload=none"]))
+    assert predicted.seconds == pytest.approx(STEPS * STEP_S + SAVE_S, rel=0.01)
+
+
+def test_without_checkpoints_no_reload_is_predicted_and_that_is_said(tmp_path: Path) -> None:
+    World().train(tmp_path, STEPS, checkpoint__enabled=False)
+    study = study_of(tmp_path, ["reload=none,interval,threshold", "memory.budget_gb=0.12"])
+    for outcome in study.outcomes:
+        assert outcome.predicted.leaves == []
+        assert outcome.predicted.ended is not None  # the supervisor can only end it
+    assert any("checkpoint.enabled=false" in note for note in study.notes)
+
+
+def test_a_picture_that_cannot_be_written_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    World().train(tmp_path, STEPS)
+    (tmp_path / "whatif.png").mkdir()
+    before = sorted(tmp_path.iterdir())
+    assert lab(monkeypatch, tmp_path, "reload=none") == 1
+    assert "cannot write to" in capsys.readouterr().err
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def _by_mlx_lm(folder: Path) -> None:
+    config = folder / "config.yaml"
+    config.write_text(config.read_text().replace("trainer: lab", "trainer: mlx_lm", 1))
+
+
+def _sparse(folder: Path) -> None:
+    rows = lines_of(folder / "metrics.jsonl")
+    write_lines(folder / "metrics.jsonl", [*rows[:21], rows[-1]])
+
+
 def _foreign(folder: Path) -> None:
     for path in folder.iterdir():
         path.unlink()
@@ -288,6 +386,8 @@ def _short(folder: Path) -> None:
         (_nonsense, [], "has no rows with its memory yet"),
         (_short, [], "has 19 rows between reloads, too few to tell: 20 are needed"),
         (_headless, [], "has no rows before step 31"),
+        (_sparse, [], "has the memory of 22 of 160 steps, too few to tell"),
+        (_by_mlx_lm, [], "trainer=mlx_lm: has no reloads to predict; trainer=lab has"),
         (None, ["train.steps=2000000"], "predicts at most 1,000,000 steps"),
         (None, ["train.batch_size=4"], "varies reload, reload.policy, reload.interval_steps"),
         (None, ["reload.intervall=4"], "lab whatif varies reload"),

@@ -62,7 +62,7 @@ class World:
         triggers, state, draws = active_triggers(config.reload), PolicyState(), random.Random(7)
         rows, events, start, kept, clock = [], [], 0, 0.0, STARTUP_S
         adapts = Adapts(config) if config.reload.policy == "adaptive" else None
-        reloads = generation = 0
+        reloads, generation, test = 0, 0, GrowthTest()
         for step in range(1, config.train.steps + 1):
             clock += STEP_S
             grows = step > self.since
@@ -73,7 +73,12 @@ class World:
             memory = {"active": active, "cache": 12.0, "process": active + 12 + 40 + warm + kept}
             row = dict.fromkeys(METRIC_KEYS, 1.0) | {"step": step, "time": clock}
             row |= {f"memory/{name}_gb": mb * MB / GB for name, mb in memory.items()}
-            row |= {"memory/peak_gb": row["memory/active_gb"], "memory/trend_mb_per_step": None}
+            figures = {name: round(mb * MB) for name, mb in memory.items()}
+            trend = test.add(step, **figures)
+            row |= {
+                "memory/peak_gb": row["memory/active_gb"],
+                "memory/trend_mb_per_step": trend and trend.bytes_per_step / MB,
+            }
             row |= {
                 "step_seconds": STEP_S,
                 "reload/count": reloads,
@@ -94,7 +99,7 @@ class World:
                 clock += SECONDS[rung]
                 events.append(_event(step, rung, clock))
             if reason:
-                reloads += 1
+                reloads, test = reloads + 1, GrowthTest()
                 start, clock = step, clock + RELOAD_S
                 seconds = {"save": SAVE_S, "load": RELOAD_S - SAVE_S}
                 event = {"event": "reload", "step": step, "time": clock, "reason": reason}
