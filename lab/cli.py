@@ -19,49 +19,54 @@ def main() -> int:
     """Run one subcommand.
 
     Returns:
-        The exit code: that of the run where the command trains; 2 for a user's mistake.
+        The exit code: that of the run where the command trains; 2 for a user's mistake, 130 after
+        Ctrl-C.
     """
     arguments = _arguments()
     out = sys.stderr if getattr(arguments, "json", False) else sys.stdout
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=out)
     logging.raiseExceptions = False  # `lab reproduce | head` closes stdout: no tracebacks
     try:
-        match arguments.command:
-            case "resume":
-                flags = {
-                    "--config-dir": arguments.config_dir,
-                    "--config-name": arguments.config_name,
-                }
-                given = [f"{flag}={value}" for flag, value in flags.items() if value is not None]
-                return _resume(arguments.run_dir, [*given, *arguments.overrides])
-            case "reproduce":
-                return _reproduce(arguments.run_dir)
-            case "compare":
-                from lab.compare.command import compare_runs
-
-                return compare_runs(arguments.folders, as_csv=arguments.csv)
-            case "whatif":
-                from lab.whatif.command import whatif as predict
-
-                return predict(arguments.folder, arguments.settings, as_json=arguments.json)
-            case "explain":
-                return _explain(
-                    arguments.folder, measures=arguments.measure, as_json=arguments.json
-                )
-            case "plot":
-                return _plot(arguments.run_dir)
-            case _:
-                return _sync(arguments.folders, send=not arguments.offline)
+        return _run(arguments)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
     except ProbeError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     except BrokenPipeError:  # `lab compare SWEEP | head`: the files are written already
         # Python flushes stdout at exit, which would raise again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    match arguments.command:
+        case "resume":
+            flags = {
+                "--config-dir": arguments.config_dir,
+                "--config-name": arguments.config_name,
+            }
+            given = [f"{flag}={value}" for flag, value in flags.items() if value is not None]
+            return _resume(arguments.run_dir, [*given, *arguments.overrides])
+        case "reproduce":
+            return _reproduce(arguments.run_dir)
+        case "compare":
+            from lab.compare.command import compare_runs
+
+            return compare_runs(arguments.folders, as_csv=arguments.csv)
+        case "whatif":
+            from lab.whatif.command import whatif as predict
+
+            return predict(arguments.folder, arguments.settings, as_json=arguments.json)
+        case "explain":
+            return _explain(arguments.folder, measures=arguments.measure, as_json=arguments.json)
+        case "plot":
+            return _plot(arguments.run_dir)
+        case _:
+            return _sync(arguments.folders, send=not arguments.offline)
 
 
 def _arguments() -> argparse.Namespace:

@@ -15,6 +15,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from lab.compose.overrides import override_key
+from lab.compose.profiles import CONF
 from lab.config.keys import Config
 from lab.config.schema import ConfigError, unknown_key
 from lab.machine.probe import ProbeError
@@ -50,7 +51,7 @@ def explain(error: BaseException, overrides: Sequence[str]) -> tuple[int, str]:
             return 2, f"{override}: cannot be left out"
     if isinstance(error, ConfigError | SweepError):
         return 2, str(error)
-    if isinstance(error, AssertionError) and (line := _key_of_nothing(str(error), overrides)):
+    if line := _no_option(str(error), overrides) or _key_of_nothing(str(error), overrides):
         return 2, line
     if not isinstance(error, HydraException | OmegaConfBaseException):
         head = str(error).partition("\n---")[0]  # a launcher's error carries its job's log below
@@ -74,6 +75,18 @@ def _unknown_option(text: str) -> str | None:
     if extra := EXTRAS.get(choice):
         return f"{choice}: is not installed: pip install 'mlx-memory-lab[{extra}]'"
     return f"{choice}: must be one of {', '.join(options)}"
+
+
+def _no_option(text: str, overrides: Sequence[str]) -> str | None:
+    """A line for a group that was given nothing, or a list with an unknown option in it."""
+    unknown = re.search(r"Could not load '(\w+)/([^']+)'", text)
+    for override in overrides:
+        group = override_key(override)
+        options = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+        nothing = override == f"{group}=null" and text.startswith("Config group override must be")
+        if options and (nothing or (unknown and unknown[1] == group and unknown[2] in override)):
+            return f"{override}: must be one of {', '.join(options)}"
+    return None
 
 
 def _key_of_nothing(text: str, overrides: Sequence[str]) -> str | None:

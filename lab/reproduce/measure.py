@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import shutil
 import signal
 import sys
@@ -18,7 +19,7 @@ from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from typing import Any
 
 from lab.config.keys import Config, dump
@@ -113,6 +114,10 @@ def measure(run_dir: Path) -> int:
             code = _measure(run_dir)
     except KeyboardInterrupt as stop:
         code = stop.args[0] if stop.args else 130
+    except shutil.Error as error:  # one for each file
+        first = error.args[0][0][-1]
+        log.error("nothing was measured: the copy in %s: %s", gettempdir(), first)  # noqa: TRY400
+        return 1
     except (OSError, MetricsLost, NothingMeasured) as error:
         log.error("nothing was measured: %s", error)  # noqa: TRY400
         return 1
@@ -126,6 +131,8 @@ def _measure(run_dir: Path) -> int:
     if config.trainer != "lab":
         raise ConfigError("trainer", config.trainer, "has no reloads to measure; trainer=lab has")
     check_idle(run_dir)
+    if not os.access(run_dir, os.W_OK):
+        raise ConfigError("run", run_dir, "cannot be written, and what is measured goes there")
     content = find_explanation(run_dir)[0]
     found = Explanation.of(content)
     mb_per_step = found.kinds.get(found.kind) or found.mb_per_step or 0.0

@@ -99,8 +99,8 @@ def load_config(source: Path) -> Config:
     if not source.is_dir():
         raise ConfigError("run", source, "there is no such folder")
     job = min(source.glob("*/config.yaml"), default=None)
-    if job is not None:
-        raise ConfigError("run", source, f"is a sweep; give one of its runs: {job.parent}")
+    if job is not None and job.parent.name != ".hydra":
+        raise ConfigError("run", source, f"is not one run; give one of its runs: {job.parent}")
     raise ConfigError("run", source, "is not a run's folder: it holds no config.yaml")
 
 

@@ -68,8 +68,9 @@ class RunSupervisor:
         generations = (e.get("generation") for e in workers)
         self._generation = 1 + max((g for g in generations if type(g) is int), default=-1)
         self._first_environment = workers[0].get("environment", {}) if workers else begun_with or {}
-        can_reload = config.checkpoint.enabled and config.trainer == "lab"
-        self._budget = Budget(config.memory.budget_gb, can_reload=can_reload)
+        without_checkpoints = "" if config.checkpoint.enabled else "checkpoint.enabled=false"
+        self._never_reloads = without_checkpoints if config.trainer == "lab" else "trainer=mlx_lm"
+        self._budget = Budget(config.memory.budget_gb, can_reload=not self._never_reloads)
         self._walls = WallPolicy(os.environ)
         self._standby: WorkerProcess | None = None
         self._environment: dict[str, Any] = {}  # of this attempt's first worker, once it is ready
@@ -161,6 +162,7 @@ class RunSupervisor:
             end.outcome,
             self._error,
             over_budget_gb=self._config.memory.budget_gb if exhausted else None,
+            never_reloads=self._never_reloads,
             cause=end.cause,
         )
         finalize(

@@ -70,6 +70,7 @@ def error_text(
     reported: Mapping[str, Any],
     *,
     over_budget_gb: float | None,
+    never_reloads: str = "",
     cause: str = "",
 ) -> str:
     """What went wrong, in one line for the user; empty where nothing did.
@@ -77,12 +78,14 @@ def error_text(
     Arguments:
         reported: the worker's record of kind ``error`` or ``bad_config``, empty without one.
         over_budget_gb: the memory budget if it is exhausted, else None.
+        never_reloads: the setting by which this run cannot reload; empty where it can.
         cause: of the worker's death, for one that could report nothing.
     """
     if outcome is Outcome.FINISHED:
         return ""
     if over_budget_gb is not None:
-        return f"memory.budget_gb={over_budget_gb:g} is exceeded after a reload too"
+        tried = f", and {never_reloads} never reloads" if never_reloads else " after a reload too"
+        return f"memory.budget_gb={over_budget_gb:g} is exceeded{tried}"
     if outcome is Outcome.UNSAVED:
         return "the last checkpoint could not be written: make room, then resume the run"
     return reported.get("text") or (cause and f"the worker died: {cause}")

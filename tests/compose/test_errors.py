@@ -24,7 +24,9 @@ def raised(*overrides: str) -> Exception:
     """The error that the installed Hydra or OmegaConf raises for a command line."""
     hydra = GlobalHydra.instance().hydra
     assert hydra is not None
-    with pytest.raises((HydraException, OmegaConfBaseException, AssertionError)) as caught:
+    with pytest.raises(
+        (HydraException, OmegaConfBaseException, AssertionError, ValueError)
+    ) as caught:
         compose_config(
             hydra.compose_config("config", list(overrides), RunMode.RUN, from_shell=False),
             overrides,
@@ -53,6 +55,10 @@ def line_of(*overrides: str) -> str:
             "fault.crash.step=2",
             "fault.crash.step=2: fault.crash is null; it needs fault=crash",
         ),
+        # "Config group override must be a string or a list", a ValueError
+        ("adapter=null", "adapter=null: must be one of dora, full, lora, qlora"),
+        # "Could not load 'adapter/other'", without the options
+        ("adapter=[lora,other]", "adapter=[lora,other]: must be one of dora, full, lora, qlora"),
         # "Could not override 'model@x'", without a full_key
         ("model@x=tiny", "model@x: is not a key; did you mean model?"),
         # "Could not find 'adapter/other'", "Available options in 'adapter':"

@@ -209,7 +209,7 @@ def test_no_run_a_sweep_or_a_live_run_is_one_line(
     assert measure(monkeypatch, tmp_path / "gone") == 2
     assert "there is no such folder" in capsys.readouterr().err
     assert measure(monkeypatch, tmp_path / "sweep") == 2
-    assert "is a sweep; give one of its runs: " in capsys.readouterr().err
+    assert "is not one run; give one of its runs: " in capsys.readouterr().err
     with (live / "metrics.jsonl").open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         assert measure(monkeypatch, live) == 2

@@ -185,7 +185,7 @@ def test_a_model_or_data_that_is_gone_is_one_line(
 REFUSED = {
     "gone": "run=gone: there is no such folder",
     "empty": "run=empty: is not a run's folder: it holds no config.yaml",
-    "sweep": "run=sweep: is a sweep; give one of its runs: sweep/0",
+    "sweep": "run=sweep: is not one run; give one of its runs: sweep/0",
     "newer": "version=99: this lab reads version 1 and 2",
     "damaged": "cannot be read",
     "broken": "run=broken/summary.json: cannot be read",

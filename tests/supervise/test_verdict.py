@@ -73,4 +73,11 @@ def test_only_a_finished_run_whose_replays_agree_is_complete(
 @pytest.mark.parametrize("outcome", Outcome)
 def test_an_exhausted_budget_is_the_error_unless_the_run_has_finished(outcome: Outcome) -> None:
     text = error_text(outcome, {"text": "reported"}, over_budget_gb=8.0)
-    assert ("memory.budget_gb=8 " in text) == (outcome is not Outcome.FINISHED)
+    assert ("memory.budget_gb=8 is exceeded after a" in text) == (outcome is not Outcome.FINISHED)
+
+
+def test_no_reload_is_told_of_where_none_could_be_made() -> None:
+    text = error_text(
+        Outcome.STOPPED, {}, over_budget_gb=8.0, never_reloads="checkpoint.enabled=false"
+    )
+    assert text == "memory.budget_gb=8 is exceeded, and checkpoint.enabled=false never reloads"
