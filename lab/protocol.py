@@ -11,12 +11,18 @@ A worker imports and opens what it needs, waits for ``go``, takes the memory to 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import IntEnum, StrEnum
 from typing import Literal, get_args
 
 Rung = Literal["clear_cache", "collect", "reload_in_process", "reload_process"]
 RUNGS: tuple[Rung, ...] = get_args(Rung)
 """The remedies of ``reload=adaptive``, each with what the ones before it do, the cheapest first."""
+METHODS: Mapping[Rung, Literal["in_process", "process"]] = {
+    "reload_in_process": "in_process",
+    "reload_process": "process",
+}
+"""The rungs that are reloads, and how."""
 
 
 class Command(StrEnum):

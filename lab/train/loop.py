@@ -13,14 +13,14 @@ from lab.config.units import GB
 from lab.data.batches import Batch
 from lab.explain.explainer import Explainer
 from lab.faults.fault import Moment
-from lab.protocol import Outcome, RecordKind
+from lab.protocol import METHODS, Outcome, RecordKind
 from lab.records.growth import Trend
 from lab.records.rows import metric_gb
 from lab.records.slope import median
 from lab.train import adapters, memory, optimizers, reload_policy
 from lab.train.channel import Channel
 from lab.train.progress import PendingReload
-from lab.train.remedies import METHODS, Remedies
+from lab.train.remedies import Remedies
 from lab.train.reporter import Reporter
 from lab.train.session import Session, SessionTimes, TrainingContext
 

@@ -15,7 +15,7 @@ import mlx.core as mx
 from lab.config.keys import Config
 from lab.config.units import GB
 from lab.machine import process
-from lab.protocol import RUNGS, Rung
+from lab.protocol import METHODS, RUNGS, Rung
 from lab.records.growth import Trend
 from lab.records.rows import metric_gb
 from lab.records.slope import median
@@ -37,7 +37,6 @@ TAKE: dict[Rung, Callable[[], None]] = {
     "clear_cache": clear_cache,
     "collect": memory.release_unused,
 }
-METHODS: dict[Rung, str] = {"reload_in_process": "in_process", "reload_process": "process"}
 
 
 @dataclass(frozen=True)

@@ -5,20 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Literal
 
 import numpy as np
 
-from lab.protocol import Rung
+from lab.protocol import METHODS, Rung
 from lab.records.rows import plausible
 from lab.train.adaptive import KEEPING_STATE
 from lab.train.ladder import PRIOR_SECONDS
 from lab.whatif.recorded import Recording, Values
-
-METHODS: dict[Rung, Literal["in_process", "process"]] = {
-    "reload_in_process": "in_process",
-    "reload_process": "process",
-}
 
 
 @dataclass(frozen=True)

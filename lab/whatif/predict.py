@@ -11,7 +11,7 @@ import numpy as np
 
 from lab.config.keys import Config
 from lab.config.units import GB
-from lab.protocol import Rung
+from lab.protocol import METHODS, Rung
 from lab.records.growth import Trend
 from lab.records.slope import SlopeWindow
 from lab.supervise.budget import Budget
@@ -26,12 +26,12 @@ from lab.train.reload_policy import (
 from lab.whatif.adapting import Adapting
 from lab.whatif.censuses import Censuses
 from lab.whatif.certain import Certainty
-from lab.whatif.costs import METHODS, Costs
+from lab.whatif.costs import Costs
 from lab.whatif.fitting import fitted
 from lab.whatif.growth import Origin
 from lab.whatif.recorded import PARTS, Recording, Values, memory_of
 
-BY_METHOD: dict[str, Rung] = {"in_process": "reload_in_process", "process": "reload_process"}
+BY_METHOD: Mapping[str, Rung] = {method: rung for rung, method in METHODS.items()}
 FIRST_LOOK, LATER_LOOKS = 64, 4  # steps of a session that are predicted at once; then times 4, ...
 
 

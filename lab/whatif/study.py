@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from lab.config.schema import ConfigError, to_dict
-from lab.protocol import Rung
+from lab.protocol import METHODS, Rung
 from lab.records.rows import plausible
 from lab.sweep.index import INDEX_FILE, jobs_of
-from lab.whatif.costs import METHODS, Costs
+from lab.whatif.costs import Costs
 from lab.whatif.cures import Cure
 from lab.whatif.growth import MemoryModel
 from lab.whatif.predict import Prediction, Predictor
