@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+SMALL_MB = 0.05  # MB a step: growth below it takes 20,000 steps to a GB
+
 
 def advice_on(found: Mapping[str, Any], root: str | None, container: str | None) -> str:
     """Advice on an explanation whose other keys are known.
@@ -101,11 +103,12 @@ def curve_advice(kind: str) -> str:
 
 
 def steady_advice(slope_mb: float, steps: int, high_mb: float, confidence: float) -> str:
-    """What is said where nothing grows, with the figure."""
-    return (
-        f"Nothing grows: {slope_mb:.2g} MB a step over {steps:,} steps, at most {high_mb:.2g} with "
-        f"{confidence:.1%} confidence"
-    )
+    """What is said where nothing is certain to grow, with the figure."""
+    figure = f"{slope_mb:.2g} MB a step over {steps:,} steps, at most {high_mb:.2g} with "
+    said = f"{figure}{confidence:.1%} confidence"
+    if high_mb <= SMALL_MB:
+        return f"Nothing grows: {said}"
+    return f"No growth is certain: {said}; more steps would tell"
 
 
 def too_short_advice(steps: int, needed: int) -> str:

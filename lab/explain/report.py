@@ -26,7 +26,8 @@ def headline(found: Explanation) -> str:
     of_kind = found.kinds.get(found.kind, found.mb_per_step)  # what is told, not all beside it
     rate = "" if of_kind is None else f" by {of_kind:.2g} MB a step"
     where = f" in {found.holder}" if found.holder else ""
-    return f"memory grows{rate}: {SAYS.get(found.kind, 'unknown')}{where}; remedy {found.remedy}"
+    remedy = f"; remedy {found.remedy}" if found.remedy else ""
+    return f"memory grows{rate}: {SAYS.get(found.kind, 'unknown')}{where}{remedy}"
 
 
 def growth_note(run_dir: Path) -> str:
@@ -49,11 +50,14 @@ def lines(found: Explanation) -> Iterator[str]:
         yield _line("holder", found.holder)
     for row in found.what:
         yield _line("held", row)
+    is_before = found.remedy in [remedy for remedy, *_ in found.remedies]
     for remedy, freed, seconds in found.remedies:
+        is_before = is_before and remedy != found.remedy
         if freed is None or seconds is None:
             how = "expected" if remedy == found.remedy else "not measured"
         else:
             how = f"{freed * 1024:8.2f} MB given back in {seconds:.3f} s"
+            how += ", too little of what grows" if freed > 0 and is_before else ""
         yield _line("remedy", f"{remedy:<18} {how}")
     if (copied := found.copied) is not None:
         where = f"a copy from step {copied.from_step} on"

@@ -134,7 +134,8 @@ def _print(study: Study, taken: float) -> None:
     for name in ("setting", *varied, *numbers):
         table.add_column(name, justify="left" if name in ("setting", "") else "right")
     for outcome in shown:
-        mark = "recommended" if outcome in best else "front" if outcome in steps else ""
+        is_best = "recommended" if outcome.fits else "lowest"  # where none stays within the budget
+        mark = is_best if outcome in best else "front" if outcome in steps else ""
         own = (varied[key][id(outcome)] for key in varied)
         table.add_row(outcome.setting.label, *own, *_cells(outcome), mark)
     console.print(table)

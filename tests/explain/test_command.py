@@ -27,15 +27,21 @@ GROWN = {
     "remedy": "reload_in_process",
     "advice": "Empty it",
 }
+TRIED = [
+    *GROWN["remedies"],
+    {"remedy": "reload_in_process", "freed_gb": 1.0, "seconds": 0.2},
+]
 COPY = {"from_step": 1, "steps": 2, "grown_gb": 1.0}
 
 
-def rows(count: int, slope_gb: float = 0.0, **more: Any) -> list[dict[str, Any]]:
+def rows(
+    count: int, slope_gb: float = 0.0, noise_gb: float = 1e-4, **more: Any
+) -> list[dict[str, Any]]:
     draw = random.Random(1)
     return [
         {
             "step": step,
-            "memory/process_gb": 1 + slope_gb * step + draw.gauss(0, 1e-4),
+            "memory/process_gb": 1 + slope_gb * step + draw.gauss(0, noise_gb),
             "memory/active_gb": 0.5,
             "memory/cache_gb": 0.0,
             **more,
@@ -68,6 +74,7 @@ def explain(
         (rows(20), GROWN, 0, "arrays in lab.train.session.Session.history[7]; remedy reload"),
         (rows(1000), None, 0, "Nothing grows: "),
         (rows(1000), None, 0, "with 99.9% confidence"),
+        (rows(90, noise_gb=0.01), None, 0, "No growth is certain: "),
         (rows(1000, 1 / 1024), None, 0, "memory grows by 1 MB a step"),
         (rows(1000, 1 / 1024), None, 0, "its curve alone"),
         (rows(30), None, 0, "Too short to tell: 20 steps"),
@@ -79,6 +86,14 @@ def explain(
         (rows(9), {"version": 1, "kinds": 3, "holder": [1], "remedies": "x"}, 0, "does not grow"),
         (rows(9), {**GROWN, "holder": "a\x1b[2J\nb"}, 0, "arrays in a [2J b"),
         (rows(9), {"version": "\x1b[2J"}, 2, "is of version  [2J"),
+        (
+            rows(9),
+            {**GROWN, "remedy": "magic"},
+            0,
+            "arrays in lab.train.session.Session.history[7]\n",
+        ),
+        (rows(9), {**GROWN, "remedies": TRIED}, 0, "in 0.100 s, too little of what grows\n"),
+        (rows(9), {**GROWN, "remedies": TRIED}, 0, "1024.00 MB given back in 0.200 s\n"),
         (rows(9), {**GROWN, "copy": {**COPY, "expected": []}}, 0, "in a copy from step 1 on"),
         ([row | {"step": 1} for row in rows(90)], None, 0, "Too short to tell: 1 steps"),
         ([row | {"step": 10**400} for row in rows(90)], None, 0, "Too short to tell: 0 steps"),

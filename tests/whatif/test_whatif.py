@@ -210,6 +210,15 @@ def test_the_command_prints_a_table_and_draws_the_front(
     assert (recorded / "whatif.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_nothing_is_recommended_that_leaves_the_budget(
+    recorded: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert lab(monkeypatch, recorded, "memory.budget_gb=0.01") == 0
+    said = capsys.readouterr().out
+    assert "recommended" not in said
+    assert [line.split()[-1] for line in said.splitlines()].count("lowest") == 1
+
+
 def test_json_has_everything(
     recorded: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
