@@ -201,11 +201,10 @@ def learn(
     share = min(freed / max(grew, freed), 1.0) if works else 0.0
     known = ladder.rungs.get(rung)
     cost = max(seconds, 0.0)
-    usual = (known.seconds + cost) / 2 if known else cost
     slowing = ladder.slowing if works or _is_settled(ladder.slowing) else None
     ladder = replace(
         ladder,
-        rungs={**ladder.rungs, rung: Yield(share, usual)},
+        rungs={**ladder.rungs, rung: known.used(share, cost) if known else Yield(share, cost)},
         slowing=slowing,
         spent=ladder.spent + cost,
     )

@@ -64,11 +64,19 @@ class Yield:
     Attributes:
         share: of what grew since its last use, the part that it gave back; None if not tried for
             this growth.
-        seconds: that it takes.
+        seconds: that it takes, the mean of all its uses: a cycle's average is compared with it, and
+            one slow reload would make a dearer rung look cheap.
+        uses: how often it was taken.
     """
 
     share: float | None = setting(at_least=0, at_most=1)
     seconds: float = setting(at_least=0)
+    uses: int = setting(1, at_least=1)
+
+    def used(self, share: float, seconds: float) -> Yield:
+        """With one more use."""
+        uses = self.uses + 1
+        return Yield(share, self.seconds + (seconds - self.seconds) / uses, uses)
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,8 @@ class Simulated:
         headroom: bytes of a step beyond its reading.
         slowing: seconds a step longer for each byte above the base.
         cures: a remedy makes steps faster again.
+        residue: bytes that the first reload in process leaves behind, until a new process begins.
+        jitter: a remedy takes up to so much more or less of its usual time.
     """
 
     kinds: list[Kind]
@@ -51,6 +53,8 @@ class Simulated:
     step_seconds: float = 0.03
     slowing: float = 0.0
     cures: bool = True
+    residue: float = 0.0
+    jitter: float = 0.0
     seed: int = 0
     certain_after: int = 15
     max_overhead: float = 0.01
@@ -64,13 +68,14 @@ class Simulated:
     def __post_init__(self) -> None:
         self.held, self.taken = [0.0] * len(self.kinds), []
         self._grown = 0.0
-        self.random = random.Random(self.seed)
+        self._left = 0.0
+        self.random, self.clock = random.Random(self.seed), random.Random(self.seed)
 
     def step(self, number: int) -> Observation:
         for n, kind in enumerate(self.kinds):
             self.held[n] += kind.rate if kind.start <= number < kind.stop else 0.0
         grown = sum(self.held)
-        memory = self.base + grown + self.noise * 3**0.5 * self.random.uniform(-1, 1)
+        memory = self.base + self._left + grown + self.noise * 3**0.5 * self.random.uniform(-1, 1)
         self._grown += sum(kind.rate for kind in self.kinds)
         seconds = self.step_seconds + self.slowing * (grown if self.cures else self._grown)
         self.peak = max(self.peak, memory + self.headroom)
@@ -85,9 +90,12 @@ class Simulated:
         for n, kind in enumerate(self.kinds):
             if RUNGS.index(rung) >= RUNGS.index(kind.remedy):
                 self.held[n] = 0.0
+        if rung.startswith("reload"):
+            self._left = self.residue * (rung == "reload_in_process")
         self.taken.append((step, rung))
-        self.remedy_seconds += SECONDS[rung]
-        return SECONDS[rung]
+        seconds = SECONDS[rung] * (1 + self.jitter * self.clock.uniform(-1, 1))
+        self.remedy_seconds += seconds
+        return seconds
 
     def trend(self, step: int, since: int) -> Trend | None:
         """What a test of growth says: certain some steps after growth or a remedy began."""

@@ -269,6 +269,15 @@ def test_a_rung_that_frees_a_part_postpones_the_dearer_one() -> None:
     assert run.remedy_seconds < dear.remedy_seconds / 5
 
 
+@given(st.integers(0, 1000))
+@settings(max_examples=20)
+def test_a_slow_reload_does_not_make_a_dearer_one_look_cheap(seed: int) -> None:
+    busy = {"steps": 1000, "residue": 7.0 * MB, "jitter": 0.9, "seed": seed}
+    tried = [rung for _, rung in only("reload_in_process", **busy).run().taken]
+    assert tried.count("reload_in_process") >= 20
+    assert "reload_process" not in tried
+
+
 def test_without_checkpoints_only_what_keeps_the_state_is_taken() -> None:
     run = only("reload_in_process", steps=200)
     run.rungs = KEEPING_STATE
@@ -320,4 +329,6 @@ def test_steps_that_are_no_faster_afterwards_are_not_tried_again() -> None:
 
 
 def test_a_ladder_is_plain_values() -> None:
-    assert asdict(knowing(collect=1.0))["rungs"] == {"collect": {"share": 1.0, "seconds": 0.05}}
+    assert asdict(knowing(collect=1.0))["rungs"] == {
+        "collect": {"share": 1.0, "seconds": 0.05, "uses": 1}
+    }
