@@ -112,8 +112,8 @@ def test_a_run_within_the_limit_is_better_than_any_above(
 TRAIN = str(ROOT / "train.py")
 
 
-def test_an_experiment_that_sweeps_is_one_run_without_m(tmp_path: Path) -> None:
-    shorter = ("experiment=threshold_sweep", "train.steps=2", "tracker=none")
+def test_an_experiment_that_sweeps_is_one_run_where_its_value_is_given(tmp_path: Path) -> None:
+    shorter = ("experiment=threshold_sweep", "train.steps=2", "tracker=none", "reload=none")
     done = sweep(tmp_path, "hydra.run.dir=run", *shorter, command=(TRAIN,))
     assert done.exit_code == 0, done.said
     assert len(jsonl(tmp_path / "run" / "metrics.jsonl")) == 2
