@@ -209,7 +209,16 @@ def _compose_once(arguments: Sequence[str]) -> None:
     """
     from hydra._internal.hydra import Hydra
 
-    may_set_mode = ("hydra.mode", "+hydra", "hydra/", "hydra=", "experiment", "+experiment")
+    may_set_mode = (
+        "hydra.mode",
+        "+hydra",
+        "hydra/",
+        "hydra=",
+        "experiment",
+        "+experiment",
+        "debug",
+        "+debug",
+    )
     if not any(argument.startswith(may_set_mode) for argument in arguments):
         Hydra.get_mode = lambda *_, **__: None
 
