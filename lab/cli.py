@@ -22,6 +22,7 @@ COMMANDS = {
     "reproduce": "run again from config.yaml, and compare",
     "resume": "go on with a run or a sweep that was cut off",
     "plot": "draw memory.png again, of a live run too",
+    "schema": "the config as JSON Schema, for an editor",
     "sync": "make W&B runs again from the files, and send them",
 }
 
