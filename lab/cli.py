@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib import import_module
@@ -22,6 +22,7 @@ COMMANDS = {
     "reproduce": "run again from config.yaml, and compare",
     "resume": "go on with a run or a sweep that was cut off",
     "plot": "draw memory.png again, of a live run too",
+    "schema": "the config as JSON Schema, for an editor",
     "sync": "make W&B runs again from the files, and send them",
 }
 
@@ -36,7 +37,11 @@ def main(words: Sequence[str] | None = None) -> int:
         The exit code: that of the run where the command trains; 2 for a user's mistake, 130 after
         Ctrl-C.
     """
-    name, arguments = _parsed(sys.argv[1:] if words is None else words)
+    try:
+        name, arguments = _parsed(sys.argv[1:] if words is None else words)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
     out = sys.stderr if getattr(arguments, "json", False) else sys.stdout
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=out)
     logging.raiseExceptions = False  # `lab reproduce | head` closes stdout: no tracebacks
@@ -67,8 +72,8 @@ def _parsed(words: Sequence[str]) -> tuple[str, Namespace]:
         formatter_class=RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=version("mlx-memory-lab"))
-    parser.add_argument("command", type=_command)
-    name = parser.parse_args(words[: _up_to_command(words)]).command
+    parser.add_argument("command")
+    name = _command(parser.parse_args(words[: _up_to_command(words)]).command)
     own = ArgumentParser(prog=f"lab {name}", description=COMMANDS[name])
     import_module(f"lab.commands.{name}").add_arguments(own)
     return name, own.parse_intermixed_args(words[_up_to_command(words) :])
@@ -83,8 +88,8 @@ def _command(word: str) -> str:
     if word in COMMANDS:
         return word
     near = get_close_matches(word, COMMANDS, n=1)
-    hint = f", did you mean {near[0]}?" if near else f": one of {', '.join(COMMANDS)}"
-    raise ArgumentTypeError(f"there is no command {word!r}{hint}")
+    hint = f"did you mean {near[0]}?" if near else f"one of {', '.join(COMMANDS)}"
+    raise ConfigError("lab", "", f"there is no command {word!r}, {hint}")
 
 
 if __name__ == "__main__":

@@ -22,13 +22,16 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from lab.compose.check import claim_folder, hydras_files
+from lab.compose.check import check_single, claim_folder, hydras_files
+from lab.compose.checked import checked_run
 from lab.compose.config import compose_config
 from lab.compose.errors import explain
+from lab.compose.flags import check_flags
 from lab.compose.overrides import plain_overrides, quoted
 from lab.compose.profiles import CONF
 from lab.compose.tracker import check_wandb
 from lab.config.keys import Config, dump
+from lab.config.schema import ConfigError
 from lab.records.claim import NewFolder, reserve
 
 if TYPE_CHECKING:
@@ -55,12 +58,14 @@ class CommandState:
         checked: the single run, until it begins.
         lease: on the sweep, once it is begun.
         resuming: the sweep was begun by an earlier command.
+        only_checks: the command has ``--check``.
     """
 
     exit_code: int = 0
     checked: CheckedRun | None = None
     lease: SweepLease | None = None
     resuming: bool = False
+    only_checks: bool = False
 
 
 _state = CommandState()
@@ -92,16 +97,27 @@ def _or_exit(check: Callable[[DictConfig], None], config: DictConfig) -> None:
 
 
 def _check_run(config: DictConfig) -> None:
+    check_single(config, sys.argv[1:])
     checked, warnings = compose_config(config, plain_overrides(config.hydra.overrides.task))
     check_wandb(checked, os.environ)
     folder = claim_folder(config, "run").begin_run(dump(checked), later=hydras_files(config))
+    if _state.only_checks:
+        folder.give_back()
+        _say_checked(checked_run(checked, warnings, folder.path))
     _state.checked = CheckedRun(checked, warnings, folder)
 
 
+def _say_checked(lines: Sequence[str]) -> NoReturn:
+    print("\n".join(lines))
+    raise SystemExit(0)
+
+
 def _begin_sweep(config: DictConfig) -> None:
-    from lab.sweep.begin import begin_sweep
+    from lab.sweep.begin import begin_sweep, check_sweep
     from lab.sweep.local_ray import start_ray
 
+    if _state.only_checks:
+        _say_checked(check_sweep(config))
     _state.lease = begin_sweep(config, resuming=_state.resuming)
     start_ray(config)  # before our handlers: it installs one of SIGTERM
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -129,6 +145,8 @@ def job(cfg: DictConfig) -> float | None:
     Returns:
         The objective for a sweeper; None for a single run, and for a job that did not complete.
     """
+    if _state.only_checks:  # a config of somebody's own, without our callback
+        raise ConfigError("--check", "", "needs the callback of conf/config.yaml")
     this = HydraConfig.get()
     overrides = plain_overrides(this.overrides.task)
     with chdir(this.runtime.cwd):  # with hydra.job.chdir=true it is the run's folder
@@ -177,6 +195,12 @@ def _multirun_first(arguments: Sequence[str]) -> list[str]:
     return flags[:1] + [a for a in arguments if a not in flags]
 
 
+def _without_check(arguments: Sequence[str]) -> list[str]:
+    """Take ``--check`` away: a program cannot add to the flags of Hydra's parser."""
+    _state.only_checks = "--check" in arguments
+    return [a for a in arguments if a != "--check"]
+
+
 def _compose_once(arguments: Sequence[str]) -> None:
     """Skip Hydra's first of two compositions, which takes 0.1 s, where it cannot matter.
 
@@ -185,7 +209,16 @@ def _compose_once(arguments: Sequence[str]) -> None:
     """
     from hydra._internal.hydra import Hydra
 
-    may_set_mode = ("hydra.mode", "+hydra", "hydra/", "hydra=", "experiment", "+experiment")
+    may_set_mode = (
+        "hydra.mode",
+        "+hydra",
+        "hydra/",
+        "hydra=",
+        "experiment",
+        "+experiment",
+        "debug",
+        "+debug",
+    )
     if not any(argument.startswith(may_set_mode) for argument in arguments):
         Hydra.get_mode = lambda *_, **__: None
 
@@ -217,9 +250,10 @@ def app() -> int:
     wanted = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"
     logging.raiseExceptions = False  # `train.py | head` is no reason for tracebacks
-    sys.argv[1:] = _multirun_first(sys.argv[1:])
-    _compose_once(sys.argv[1:])
+    sys.argv[1:] = _multirun_first(_without_check(sys.argv[1:]))
     try:
+        check_flags(sys.argv[1:])
+        _compose_once(sys.argv[1:])
         main()
         code = _state.exit_code
     except KeyboardInterrupt:

@@ -33,11 +33,34 @@ def train(*arguments: str, cwd: Path, **environ: str) -> subprocess.CompletedPro
             ["seed=3", "-m", "train.steps=5,0"],
             "job 1 (seed=3 train.steps=0): train.steps=0: must be at least 1 steps",
         ),
+        (["--check", "train.steps=0"], "train.steps=0: must be at least 1 steps"),
     ],
 )
 def test_a_bad_command_line_leaves_nothing(tmp_path: Path, arguments: list[str], line: str) -> None:
     done = train(*arguments, cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (2, "", line + "\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_check_says_what_a_run_would_be_and_leaves_nothing(tmp_path: Path) -> None:
+    done = train("train.steps=7", "--check", "hydra.run.dir=new/run", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    told = dict(line.split(maxsplit=1) for line in done.stdout.splitlines()[1:])
+    assert list(told) == [
+        *("model", "data", "adapter", "train", "reload", "budget", "tracker", "folder"),
+    ]
+    assert told["train"].startswith("7 steps of 8 x 1 sequences")
+    assert told["folder"] == str(tmp_path / "new" / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_check_of_a_sweep_names_each_job_and_leaves_nothing(tmp_path: Path) -> None:
+    done = train("--check", "-m", "seed=1,2", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    first, *jobs, folder = done.stdout.splitlines()
+    assert first == "checked 2 jobs; nothing was run"
+    assert [line.split() for line in jobs] == [["job", str(n), f"seed={n + 1}"] for n in (0, 1)]
+    assert str(tmp_path / "outputs" / "sweeps") in folder
     assert list(tmp_path.iterdir()) == []
 
 

@@ -14,10 +14,36 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from lab.compose.config import compose_config
 from lab.compose.errors import USER_ERRORS, SweepError, explain
-from lab.compose.overrides import quoted
+from lab.compose.flags import as_sweep
+from lab.compose.overrides import override_key, quoted
 from lab.compose.tracker import check_wandb
 from lab.config.schema import ConfigError
 from lab.records.claim import LAB_FILES, NewFolder, reserve
+
+
+def check_single(config: DictConfig, words: Sequence[str]) -> None:
+    """Check that nothing asks for a sweep where a single run is asked for.
+
+    Arguments:
+        words: of the command line.
+
+    Raises:
+        ConfigError: a launcher, a sweeper, or an experiment that sweeps over values; with the
+            command that was meant.
+    """
+    node = config.hydra
+    given = {override_key(word) for word in words}
+    swept = OmegaConf.to_container(node.sweeper, resolve=False).get("params") or {}  # type: ignore[union-attr]
+    open_keys = [k for k in swept if k not in given and str(k).partition(".")[0] not in given]
+    chosen = OmegaConf.to_container(node.runtime.choices)
+    assert isinstance(chosen, dict)
+    for group in ("hydra/launcher", "hydra/sweeper"):
+        if group in given and chosen[group] != "basic":
+            raise ConfigError(group, chosen[group], f"is for a sweep: {as_sweep(words)}")
+    if open_keys:
+        key, name = ("experiment", chosen.get("experiment"))
+        what = f"sweeps over {open_keys[0]}"
+        raise ConfigError(key, name, f"{what}: {as_sweep(words)}")
 
 
 def claim_folder(config: DictConfig, kind: Literal["run", "sweep"]) -> NewFolder:

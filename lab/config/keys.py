@@ -68,6 +68,7 @@ class Data:
     hub_config: str | None = setting(None)
     val_fraction: float = setting(at_least=0.0, at_most=0.5)
     pad_multiple: int = setting(at_least=1, unit="tokens", auto=True)
+    overfit_batches: int = setting(0, at_least=0, unit="batches")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -366,6 +367,15 @@ def _growth_has_a_loop(config: Config) -> None:
         )
 
 
+def _overfit_has_the_labs_batches(config: Config) -> None:
+    if config.data.overfit_batches and config.trainer == "mlx_lm":
+        raise ConfigError(
+            "data.overfit_batches",
+            config.data.overfit_batches,
+            "cannot act with trainer=mlx_lm, which draws its own batches; choose trainer=lab",
+        )
+
+
 RULES = (
     _one_model_source,
     _data_has_source,
@@ -374,6 +384,7 @@ RULES = (
     _schedule_fits,
     _adaptive_needs_the_labs_trainer,
     _growth_has_a_loop,
+    _overfit_has_the_labs_batches,
 )
 
 

@@ -72,12 +72,20 @@ class Batches:
         shape: how samples become batches.
         seed: seeds the order; ``None`` (validation) sorts all samples as one chunk and has the same
             order in every epoch, permuted so that the first few batches mix all lengths.
+        repeat: how many micro-batches, from the first, all steps are made of; 0: of all.
     """
 
     def __init__(
-        self, sizes: Sequence[int], read: Callable[[int], Sample], shape: Shape, seed: int | None
+        self,
+        sizes: Sequence[int],
+        read: Callable[[int], Sample],
+        shape: Shape,
+        seed: int | None,
+        *,
+        repeat: int = 0,
     ) -> None:
         self._sizes, self._read, self._shape, self._seed = sizes, read, shape, seed
+        self._repeat = repeat
         # At least two chunks: with one every epoch would have the same batches.
         chunks = 1 if seed is None else max(_ceil_div(len(self), CHUNK), 2)
         self._per_chunk = _ceil_div(len(self), chunks)
@@ -94,7 +102,8 @@ class Batches:
     def step(self, step: int) -> list[Batch]:
         """The micro-batches of optimizer step ``step``, from 1."""
         first = (step - 1) * self._shape.accumulation
-        return [self.batch(first + i) for i in range(self._shape.accumulation)]
+        indices = range(first, first + self._shape.accumulation)
+        return [self.batch(i % self._repeat if self._repeat else i) for i in indices]
 
     def members(self, index: int) -> Sequence[int]:
         """Positions in ``sizes`` of the samples of micro-batch ``index``."""

@@ -121,7 +121,7 @@ def open_data(
     )
     val = Batches(source.val.sizes, held_out.tokens, shape, None)
     return OpenData(
-        train=Batches(source.train.sizes, given.tokens, shape, seed),
+        train=Batches(source.train.sizes, given.tokens, shape, seed, repeat=data.overfit_batches),
         val=val if train.val_interval_steps else None,
         train_samples=given,
         val_samples=held_out,

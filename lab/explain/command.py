@@ -12,7 +12,7 @@ from lab.explain.curve import explain_curve
 from lab.explain.explanation import EXPLAIN_FILE, Explanation, read_content
 from lab.explain.report import headline, lines
 from lab.records.files import RunBusy, check_idle, read_summary
-from lab.records.rows import read_rows
+from lab.records.rows import finite, read_rows
 
 CURVE = "its curve alone: no census was taken"
 
@@ -61,9 +61,9 @@ def find_explanation(run_dir: Path) -> tuple[Mapping[str, Any], str]:
 
 
 def _print_json(content: Mapping[str, Any]) -> int:
-    """Print it in ASCII: what anybody wrote may be no text for a terminal, or none at all."""
+    """Print it in ASCII, NaN as null: what anybody wrote may be no text for a terminal."""
     try:
-        print(json.dumps(content, indent=2))
+        print(json.dumps(finite(content), indent=2))
     except RecursionError as error:
         raise ConfigError("run", "", f"{EXPLAIN_FILE} is nested too deeply") from error
     return 0

@@ -129,7 +129,12 @@ def _refusal(key: str, folder: Path, error: OSError, name: str = "") -> Exceptio
         return _taken(key, folder, name)
     if error.errno in DISK_TROUBLE:
         return error
-    return ConfigError(key, folder, f"cannot be written: {error.strerror}; choose another folder")
+    why = (
+        "is a file"
+        if isinstance(error, FileExistsError)
+        else f"cannot be written: {error.strerror}"
+    )
+    return ConfigError(key, folder, f"{why}; choose another folder")
 
 
 def _numbered(path: Path, key: str) -> NewFolder:

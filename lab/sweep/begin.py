@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -10,6 +11,7 @@ from omegaconf import DictConfig
 from lab.compose.check import check_jobs, claim_folder
 from lab.machine import process
 from lab.machine.interpreter import environment_with_lab
+from lab.records.claim import NewFolder
 from lab.sweep import plan
 from lab.sweep.index import INDEX_FILE, SweepIndex
 from lab.sweep.lease import SweepLease
@@ -29,21 +31,54 @@ def begin_sweep(config: DictConfig, *, resuming: bool) -> SweepLease:
         OSError: the disk has no room.
     """
     folder = Path(config.hydra.sweep.dir)
-    plan.prefer_command_line(config)
-    set_init_defaults(config)
-    plan.set_trials_at_once(config)
-    index, cwd = plan.plan_index(config), Path.cwd()
-    if resuming:
-        plan.check_jobs_unchanged(folder, index)
-        cwd = SweepIndex.read(folder).begun_in(folder)
-    subfolders = check_jobs(config, plan.jobs(config), side_by_side=index.side_by_side, cwd=cwd)
+    index, subfolders = _checked(config, resuming=resuming)
     if not resuming:
-        if plan.sweeps_a_grid(config):
-            plan.check_distinct(subfolders)
-        new = claim_folder(config, "sweep")
-        plan.check_jobs_free(config, new.path, subfolders)
+        new = _claimed(config, subfolders)
         new.create(INDEX_FILE, index.text())
         folder = new.path
     os.environ.update(environment_with_lab())  # inherited by a launcher's own processes
     process.keep_awake()  # also between two jobs
     return SweepLease(folder)
+
+
+def check_sweep(config: DictConfig) -> list[str]:
+    """Check a new sweep as :func:`begin_sweep` does, and leave nothing.
+
+    Returns:
+        What would be run, a line for each job, and where.
+
+    Raises:
+        ConfigError, SweepError, OSError: as :func:`begin_sweep`.
+    """
+    index, subfolders = _checked(config, resuming=False)
+    new = _claimed(config, subfolders)
+    new.create(INDEX_FILE, index.text())
+    new.give_back()
+    chosen = "" if plan.sweeps_a_grid(config) else " at the bounds of what is sampled"
+    lines = [f"checked {len(subfolders)} jobs{chosen}; nothing was run"]
+    for number, job in enumerate(plan.jobs(config)):
+        lines.append(f"  {f'job {number}':<8} {' '.join(job)}")
+    return [*lines, f"  {'folder':<8} {new.path}, {index.side_by_side} at a time"]
+
+
+def _checked(config: DictConfig, *, resuming: bool) -> tuple[SweepIndex, list[str]]:
+    """The index of a sweep, and the folder of each job relative to the sweep's."""
+    plan.prefer_command_line(config)
+    set_init_defaults(config)
+    plan.set_trials_at_once(config)
+    index, cwd = plan.plan_index(config), Path.cwd()
+    if resuming:
+        folder = Path(config.hydra.sweep.dir)
+        plan.check_jobs_unchanged(folder, index)
+        cwd = SweepIndex.read(folder).begun_in(folder)
+    jobs = plan.jobs(config)
+    subfolders = check_jobs(config, jobs, side_by_side=index.side_by_side, cwd=cwd)
+    if plan.sweeps_a_grid(config) and not resuming:
+        plan.check_distinct(subfolders, jobs)
+    return index, subfolders
+
+
+def _claimed(config: DictConfig, subfolders: Sequence[str]) -> NewFolder:
+    new = claim_folder(config, "sweep")
+    plan.check_jobs_free(config, new.path, subfolders)
+    return new

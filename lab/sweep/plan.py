@@ -83,12 +83,20 @@ def check_jobs_unchanged(folder: Path, index: SweepIndex) -> None:
         raise ConfigError("sweep", folder, "would have other jobs now than when it was begun")
 
 
-def check_distinct(subfolders: Sequence[str]) -> None:
-    """Check that each job of a grid has a folder of its own, given relative to the sweep's.
+def check_distinct(subfolders: Sequence[str], jobs: Sequence[Sequence[str]]) -> None:
+    """Check that no job of a grid is another's, in what it runs or in its folder.
+
+    Arguments:
+        subfolders: of each job, relative to the sweep's.
+        jobs: the overrides of each.
 
     Raises:
         ConfigError: two have the same.
     """
+    for number, job in enumerate(jobs):
+        if (first := jobs.index(job)) < number:
+            said = f"job {first} and job {number} are the same; list each value once"
+            raise ConfigError(" ".join(job), "", said)
     for number, name in enumerate(subfolders):
         if (first := subfolders.index(name)) < number:
             raise ConfigError(

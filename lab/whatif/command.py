@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.records.replace import replacing
+from lab.records.rows import finite
 from lab.tracking.closing import relative
 from lab.whatif.figure import draw
 from lab.whatif.recommend import Outcome, front
@@ -42,7 +43,7 @@ def whatif(folder: Path, words: Sequence[str], *, as_json: bool = False) -> int:
     except OSError as error:
         problem = f"cannot write to {folder}: {error.strerror or error}"
     if as_json:
-        print(json.dumps(to_json(study), indent=1))
+        print(json.dumps(finite(to_json(study)), indent=1))
     else:
         _print(study, taken)
         if not problem:

@@ -135,9 +135,14 @@ def _usual(base: Config, given: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         if isinstance(steps, int) and every < steps:
             yield {"reload.policy": "interval", "reload.interval_steps": every}
     for share in SHARES:
-        if isinstance(budget, int | float) and math.isfinite(budget):
+        if _is_budget(budget):
             threshold = float(f"{share * budget:.3g}")
             yield {"reload.policy": "threshold", "reload.memory_threshold_gb": threshold}
+
+
+def _is_budget(value: Any) -> bool:
+    """Whether thresholds follow from it; else the error is to name it, not one of them."""
+    return isinstance(value, int | float) and math.isfinite(value) and value > 0
 
 
 def _setting(base: Config, chosen: Mapping[str, Any]) -> Setting:
@@ -153,7 +158,7 @@ def _setting(base: Config, chosen: Mapping[str, Any]) -> Setting:
     if isinstance(steps, int | float) and steps > MOST_STEPS:
         said = f"lab whatif predicts at most {MOST_STEPS:,} steps; give fewer"
         raise ConfigError("train.steps", steps, said)
-    if threshold == AUTO and isinstance(budget, int | float) and math.isfinite(budget):
+    if threshold == AUTO and _is_budget(budget):
         values["reload.memory_threshold_gb"] = round(THRESHOLD_SHARE * budget, 2)
     if policy == "leak" and "reload.leak_threshold_mb" not in values:
         values["reload.leak_threshold_mb"] = base.reload.leak_threshold_mb or LEAK_MB

@@ -143,6 +143,20 @@ def test_experiments(experiment: str, expected: tuple) -> None:
         assert found.reload.memory_threshold_gb < found.memory.budget_gb
 
 
+def test_debug_goes_over_any_experiment() -> None:
+    found = config("experiment=full_1000", "debug=quick")
+    assert (found.train.steps, found.tracker.mode, found.checkpoint.enabled) == (5, "none", False)
+    assert (found.hardware.name, found.reload.policy) == ("pro_32gb", "none")
+    assert config("debug=overfit", "model=smollm2_135m").data.overfit_batches == 1
+
+
+def test_mlx_lms_trainer_cannot_repeat_a_batch() -> None:
+    assert refusal("debug=overfit", "trainer=mlx_lm") == (
+        "data.overfit_batches=1: cannot act with trainer=mlx_lm, which draws its own batches; "
+        "choose trainer=lab"
+    )
+
+
 @pytest.mark.parametrize(("name", "picked"), [("x", 1), ("y", None), ("z", "other"), ("", "other")])
 def test_pick_takes_the_option_of_a_name_or_the_other(name: str, picked: object) -> None:
     found = OmegaConf.create({"name": name, "value": "${pick:${name},{x:1,y:null},other}"})

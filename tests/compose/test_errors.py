@@ -65,6 +65,10 @@ def line_of(*overrides: str) -> str:
         ("adapter=other", "adapter=other: must be one of dora, full, lora, qlora"),
         # "full_key: train.steps" of a message that is repeated
         ("train.steps=???", "train.steps=???: Missing mandatory value: steps"),
+        # An OverrideParseException of each kind
+        ("seed", "seed: has no value; write seed=VALUE"),
+        ("seed=[1", "seed=[1: cannot be read: no viable alternative at input '[1'"),
+        ("a b=1", "a b=1: 'a b' is no name of a key"),
         ("name=${nothing}", "name=${nothing}: Interpolation key 'nothing' not found"),
     ],
 )
@@ -83,9 +87,6 @@ def test_an_option_of_hydras_own_groups_is_understood() -> None:
     [
         ("+train.steps=1", "++train.steps=1"),
         ("model=???", "qwen3_8b"),
-        ("seed", "'seed'"),
-        ("seed=[1", "'[1'"),
-        ("a b=1", "a b=1"),
     ],
 )
 def test_a_message_that_is_clear_already_is_repeated_in_one_line(override: str, names: str) -> None:

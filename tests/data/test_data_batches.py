@@ -15,11 +15,11 @@ from lab.data.permutation import Permutation
 
 
 def batches_of(
-    sizes: list[int], batch_size: int, seed: int | None = 0, multiple: int = 4
+    sizes: list[int], batch_size: int, seed: int | None = 0, multiple: int = 4, repeat: int = 0
 ) -> Batches:
     shape = Shape(batch_size=batch_size, accumulation=2, max_length=512, pad_multiple=multiple)
     # Each sample is its own position, repeated: a batch tells which samples are in it.
-    return Batches(sizes, lambda i: ([i + 1] * sizes[i], 0), shape, seed)
+    return Batches(sizes, lambda i: ([i + 1] * sizes[i], 0), shape, seed, repeat=repeat)
 
 
 SIZES = st.lists(st.integers(2, 40), min_size=1, max_size=60)
@@ -90,6 +90,17 @@ def test_a_step_is_its_micro_batches():
     step = batches.step(4)
     assert len(step) == 2
     assert step == [batches.batch(6), batches.batch(7)]
+
+
+def test_the_first_batches_are_repeated_and_the_same_at_any_step():
+    sizes = list(range(2, 20))
+    plain = batches_of(sizes, 3)
+    for step in range(1, 8):  # of two micro-batches
+        assert batches_of(sizes, 3, repeat=1).step(step) == [plain.batch(0)] * 2
+        assert batches_of(sizes, 3, repeat=2).step(step) == plain.step(1)
+    thirds = batches_of(sizes, 3, repeat=3)
+    assert thirds.step(2) == [plain.batch(2), plain.batch(0)]
+    assert thirds.step(4) == plain.step(1)
 
 
 def test_sorting_pads_clearly_less_than_random_batches():

@@ -150,6 +150,16 @@ def test_json_is_ascii_whatever_is_in_the_file(
     assert said.isascii()
 
 
+def test_json_has_null_for_what_is_no_number_of_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    remedy = {"remedy": "collect", "freed_gb": float("inf"), "seconds": float("nan")}
+    endless = GROWN | {"remedies": [remedy]}
+    code, said = explain(monkeypatch, capsys, write(tmp_path, rows(9), endless), "--json")
+    nothing = {"remedy": "collect", "freed_gb": None, "seconds": None}
+    assert (code, json.loads(said)) == (0, GROWN | {"remedies": [nothing]})
+
+
 def test_what_mlx_holds_is_growth_where_the_process_does_not_grow() -> None:
     """On CUDA arrays are no memory of the process; elsewhere it may reuse what was freed."""
     found = explain_curve(row | {"memory/active_gb": row["step"] / 1024} for row in rows(300))

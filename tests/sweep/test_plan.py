@@ -55,6 +55,9 @@ def test_a_value_of_the_command_line_takes_the_place_of_an_experiments() -> None
     assert jobs("experiment=interval_sweep") == [
         [f"reload.interval_steps={n}", "experiment=interval_sweep"] for n in (0, 25, 50, 100)
     ]
+    assert jobs("experiment=optuna_threshold") == [
+        [f"reload.memory_threshold_gb={gb}", "experiment=optuna_threshold"] for gb in (0.05, 0.6)
+    ]
     assert jobs("experiment=interval_sweep", "reload.interval_steps=7,9") == [
         ["experiment=interval_sweep", f"reload.interval_steps={n}"] for n in (7, 9)
     ]

@@ -112,8 +112,8 @@ def test_a_run_within_the_limit_is_better_than_any_above(
 TRAIN = str(ROOT / "train.py")
 
 
-def test_an_experiment_that_sweeps_is_one_run_without_m(tmp_path: Path) -> None:
-    shorter = ("experiment=threshold_sweep", "train.steps=2", "tracker=none")
+def test_an_experiment_that_sweeps_is_one_run_where_its_value_is_given(tmp_path: Path) -> None:
+    shorter = ("experiment=threshold_sweep", "train.steps=2", "tracker=none", "reload=none")
     done = sweep(tmp_path, "hydra.run.dir=run", *shorter, command=(TRAIN,))
     assert done.exit_code == 0, done.said
     assert len(jsonl(tmp_path / "run" / "metrics.jsonl")) == 2
@@ -155,6 +155,17 @@ def test_a_study_survives_failed_trials_and_an_interruption(tmp_path: Path) -> N
     assert best["best_value"] == min(completed)
     config = Config.load(folder / str(completed[min(completed)]) / "config.yaml")
     assert best["best_params"]["reload.interval_steps"] == config.reload.interval_steps
+
+
+@pytest.mark.slow
+def test_the_study_of_thresholds_runs(tmp_path: Path) -> None:
+    few = ("hydra.sweeper.n_trials=3", "train.steps=3", "train.val_interval_steps=0")
+    done = new_sweep(tmp_path, "experiment=optuna_threshold", *few)
+    assert done.exit_code == 0, done.said
+    assert states(done.folder) == dict.fromkeys(range(3), "completed")
+    best = best_of(done.folder)
+    assert 0.05 <= best["best_params"]["reload.memory_threshold_gb"] <= 0.6
+    assert best["best_value"] < 0  # minus tokens/s: within the limit
 
 
 def test_a_study_in_which_all_failed_is_one_line(tmp_path: Path) -> None:

@@ -410,6 +410,8 @@ def _short(folder: Path) -> None:
         (None, ["reload=none", "reload.policy=leak"], "give one of them"),
         (None, ["memory.budget_gb=nan"], "memory.budget_gb"),
         (None, ["memory.budget_gb=.inf"], "memory.budget_gb"),
+        (None, ["memory.budget_gb=-1"], "memory.budget_gb=-1.0: must be above 0 GB"),
+        (None, ["memory.budget_gb=-1", "reload=threshold"], "memory.budget_gb=-1.0: must be"),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing(
