@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import functools
 import logging
 import os
@@ -13,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
-from threading import Thread, Timer
+from threading import Thread
 from typing import Any, NamedTuple
 
 from lab.config.keys import Config
@@ -22,6 +21,13 @@ from lab.records import objective
 from lab.records.origin import Origin
 from lab.records.rows import MEMORY_KEYS, finite, metric_gb, read_jsonl
 from lab.tracking.folders import wandb_folder
+from lab.tracking.service import (
+    bound_exit,
+    forget_service,
+    report_no_errors,
+    upload_failed,
+    watch_upload,
+)
 
 log = logging.getLogger(__name__)
 
@@ -32,9 +38,6 @@ FINISH_SECONDS = 15.0
 
 # For the look at W&B's credentials, and the exit status of one that finds none.
 LOOK_SECONDS, NO_KEY = 60.0, 7
-
-# Grace period at exit for W&B's own process after it failed or hung.
-EXIT_SECONDS = 1.0
 
 # About 20 MB of rows: a W&B that hangs must not fill the machine whose memory is measured.
 BACKLOG_ROWS = 10_000
@@ -62,6 +65,10 @@ class WandbTracker:
         origin: its run id is the W&B run's too, over resumes.
         overrides: from the command line; without a ``name=`` among them ``WANDB_NAME`` wins.
         finish_seconds: how long ``close`` waits for W&B.
+
+    Attributes:
+        run_id: W&B's and the run's own.
+        url: its address; empty before it has begun, and offline.
     """
 
     def __init__(
@@ -77,6 +84,7 @@ class WandbTracker:
         self._config = config
         self._outputs = outputs.resolve()
         self._origin = origin
+        self.run_id, self.url = origin.run_id, ""
         self._named = any(text.startswith("name=") for text in overrides or [])
         self._finish_seconds = finish_seconds
         self._metric = config.reload.metric
@@ -105,7 +113,7 @@ class WandbTracker:
         self._thread.join(self._finish_seconds)
         problems = [f"W&B {text}; metrics.jsonl has every row" for text in self._problems()]
         if problems:
-            _bound_exit()
+            bound_exit()
         return problems
 
     def _problems(self) -> Iterator[str]:
@@ -122,18 +130,19 @@ class WandbTracker:
         except BaseException as error:  # noqa: BLE001  W&B never ends a run
             self._problem = _one_line(error)
             log.warning("W&B failed, training goes on without it: %s", self._problem)
-            _forget_service()
+            forget_service()
 
     def _track(self) -> None:
         run = self._start()
+        self.url = run.url or ""
         try:
             _define_metrics(run)
             already, last_step = run.step, 0
             for row in self._past_rows():
                 if _position(row) >= already:
-                    run.log(row, step=_position(row), commit=True)
+                    _log_row(run, row)
             while not isinstance(item := self._queue.get(), _Finish):
-                run.log(finite(item), step=_position(item), commit=True)
+                _log_row(run, item)
                 last_step = max(last_step, item.get("step", 0))
             # A reload is logged against its own step, which may be older than the last row's.
             run.summary.update({"step": last_step} if last_step else {})
@@ -144,6 +153,8 @@ class WandbTracker:
             with suppress(Exception):
                 run.finish(exit_code=1)
             raise
+        if upload_failed():
+            raise RuntimeError("not all data could be sent")
 
     def _objective(self, summary: Mapping[str, Any]) -> dict[str, float | None]:
         """The ``metric`` of W&B's own sweeps; only a completed run has it."""
@@ -161,8 +172,9 @@ class WandbTracker:
             os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # offline must make no request
         import wandb
 
-        _report_no_errors()
+        report_no_errors()
         wandb.setup(settings=wandb.Settings(silent=True))
+        watch_upload()
         if self._config.tracker.mode == "online" and not _has_credentials(wandb):
             raise RuntimeError("no API key; set WANDB_API_KEY or use `wandb login`")
         tracker, env = self._config.tracker, os.environ
@@ -202,6 +214,12 @@ class WandbTracker:
             yield row
             if reload := reloads.get(_position(row) + 1):
                 yield reload
+
+
+def _log_row(run: Any, row: Mapping[str, Any]) -> None:
+    """Log what has a value: W&B would count a null as 0 in the least, the highest and the mean."""
+    values = {key: value for key, value in row.items() if finite(value) is not None}
+    run.log(values, step=_position(row), commit=True)
 
 
 def _position(row: Mapping[str, Any]) -> int:
@@ -262,49 +280,6 @@ def _has_credentials(wandb: Any) -> bool:
     if os.environ.get("WANDB_MODE", "online") != "online":
         return True  # login() does not look then; init() decides
     return wandb.login(prompt=False, verify=False)
-
-
-def wait_for_files() -> None:
-    """Wait until every finished run's file is whole: W&B closes it after ``finish`` returned."""
-    import wandb
-
-    wandb.teardown()
-
-
-def _report_no_errors() -> None:
-    """Keep W&B from reporting its own errors to its makers.
-
-    If its process dies while it starts, W&B 0.31 reports that while it holds a lock for which the
-    report waits: the thread hangs for ever, and the end of the run for ``finish_seconds``.
-    """
-    with suppress(ImportError, AttributeError):  # another version may not have it
-        from wandb.analytics.opentelemetry import opentelemetry_proxy
-
-        opentelemetry_proxy.disable()
-
-
-def _forget_service() -> None:
-    """Tear W&B's service down, so that neither the next run nor the interpreter's exit uses it."""
-    wandb: Any = sys.modules.get("wandb")
-    with suppress(BaseException):  # it raises its failure again
-        wandb.teardown(exit_code=1)
-
-
-@functools.cache
-def _bound_exit() -> None:
-    """Bound the interpreter's exit: W&B's own exit handler waits for its process for ever."""
-
-    def kill_later() -> None:
-        # Neither import nor wandb.setup() here: the import may be what hangs, and setup() waits for
-        # a lock that is never released if W&B's process died while it started.
-        setup: Any = sys.modules.get("wandb.sdk.wandb_setup")
-        with suppress(AttributeError):  # its process may never have started
-            process = setup._singleton._connection._proc._process  # noqa: SLF001  no public way
-            timer = Timer(EXIT_SECONDS, process.kill)
-            timer.daemon = True
-            timer.start()
-
-    atexit.register(kill_later)  # runs before W&B's handler, which was registered earlier
 
 
 def _one_line(error: BaseException) -> str:
