@@ -52,6 +52,7 @@ def save_view(config: Config, *, group: str, swept: Sequence[str]) -> str:
     import wandb
 
     try:
+        wandb.setup(settings=wandb.Settings(silent=True))  # the caller prints the address
         entity = config.tracker.entity or wandb.Api().default_entity
         project = config.tracker.project or PROJECT
         view = make_view(str(entity), project, group=group, swept=swept)

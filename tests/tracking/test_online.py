@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from threading import Event, Thread
 
@@ -53,6 +54,11 @@ def test_the_server_gets_each_row_of_a_run_once(server: WandbServer, tmp_path: P
     assert server.run.summary["state"] == "completed"
     assert "slope" not in "".join(server.run.summary)  # null all along: neither 0 nor NaN
     assert API_KEY not in str(server.run)
+    assert server.run.saved["lab/config.yaml"] == (run.folder / "config.yaml").read_bytes()
+    assert server.run.saved["lab/memory.png"] == (run.folder / "memory.png").read_bytes()
+    assert server.run.config["run_dir"] == "outputs/run"
+    assert server.run.config["lab_version"] == run.summary["environment"]["lab"]
+    assert server.run.config["commit"] == run.summary["environment"]["git_commit"]
 
 
 def after(condition: Callable[[], bool], act: Callable[[], object]) -> None:
@@ -121,6 +127,20 @@ def test_a_resumed_run_sends_what_the_server_lacks(server: WandbServer, tmp_path
         assert tracker.close(SUMMARY, 0) == []
         sent.append([row["step"] for row in server.run.rows if "loss" in row])
     assert sent == [[1, 2, 3], [1, 2, 3, 4, 5, 6]]
+
+
+def test_the_name_of_this_machine_can_be_kept_back(
+    server: WandbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("socket.gethostname", lambda: "my-own-machine")
+    config = make_config("online")
+    quiet = replace(config, tracker=replace(config.tracker, log_host=False))
+    for given, run_id in ((config, "told"), (quiet, "kept")):
+        origin = Origin(run_id, None, "")
+        tracker = WandbTracker(given, outputs=tmp_path, run_dir=tmp_path, origin=origin)
+        assert tracker.close(SUMMARY, 0) == []
+    assert server.runs["told"].config["host"] == "my-own-machine"
+    assert "my-own-machine" not in str(server.runs["kept"])
 
 
 def test_a_view_that_is_saved_again_takes_the_place_of_the_first(server: WandbServer) -> None:
