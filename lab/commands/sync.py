@@ -30,12 +30,16 @@ def run(arguments: Namespace) -> int:
 
 def _make(folders: Sequence[Path]) -> int:
     from lab.explain.explanation import explain_figures
+    from lab.sweep.report import link_sweep
     from lab.tracking.closing import command
     from lab.tracking.service import wait_for_files
     from lab.tracking.sync import rebuild
 
     made = [os.path.relpath(rebuild(run, explain_figures(run))) for run in _runs_of(folders)]
     wait_for_files()
+    for folder in folders:
+        if (folder / "sweep.json").is_file():
+            link_sweep(folder)
     line = command("wandb", "sync", *made)
     print(f"made again from the files; to send it to W&B: {line}")
     return 0

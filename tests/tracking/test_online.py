@@ -73,6 +73,7 @@ def after(condition: Callable[[], bool], act: Callable[[], object]) -> None:
     Thread(target=watch, daemon=True).start()
 
 
+@pytest.mark.slow
 def test_training_does_not_wait_for_a_slow_server(server: WandbServer, tmp_path: Path) -> None:
     """It answers nothing until the last row is on file."""
     rows = tmp_path / "outputs" / "run" / "metrics.jsonl"
