@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
-import subprocess
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Sequence
@@ -20,33 +18,47 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(arguments: Namespace) -> int:
-    """Make them, send them and save the views of sweeps; return W&B's exit code."""
-    from lab.explain.explanation import explain_figures
-    from lab.sweep.report import view_of
-    from lab.tracking.closing import command
-    from lab.tracking.sync import SyncError, rebuild
-    from lab.tracking.wandb import can_send, wait_for_files
+    """Send them and save the views of sweeps, or make them offline; return the exit code."""
+    from lab.tracking.sync import SyncError
 
-    folders: list[Path] = arguments.folders
-    sweeps = [folder for folder in folders if (folder / "sweep.json").is_file()]
     try:
-        made = [
-            os.path.relpath(rebuild(run_dir, explain_figures(run_dir)))
-            for run_dir in _runs_of(folders)
-        ]
+        return _make(arguments.folders) if arguments.offline else _send(arguments.folders)
     except SyncError as error:
         print(error, file=sys.stderr)
         return 1
+
+
+def _make(folders: Sequence[Path]) -> int:
+    from lab.explain.explanation import explain_figures
+    from lab.sweep.report import link_sweep
+    from lab.tracking.closing import command
+    from lab.tracking.service import wait_for_files
+    from lab.tracking.sync import rebuild
+
+    made = [os.path.relpath(rebuild(run, explain_figures(run))) for run in _runs_of(folders)]
     wait_for_files()
+    for folder in folders:
+        if (folder / "sweep.json").is_file():
+            link_sweep(folder)
     line = command("wandb", "sync", *made)
-    if arguments.offline or not can_send():
-        print(f"made again from the files; to send it to W&B: {line}")
-        return 0
-    code = subprocess.run([*shlex.split(line)], check=False).returncode
-    if code == 0:
-        for sweep in sweeps:
-            print("view", view_of(sweep.resolve()))
-    return code
+    print(f"made again from the files; to send it to W&B: {line}")
+    return 0
+
+
+def _send(folders: Sequence[Path]) -> int:
+    from lab.explain.explanation import explain_figures
+    from lab.sweep.report import view_of
+    from lab.tracking.sync import send
+    from lab.tracking.wandb import can_send
+
+    if not can_send():
+        return _make(folders)
+    for run in _runs_of(folders):
+        print("sent", send(run, explain_figures(run)))
+    for folder in folders:
+        if (folder / "sweep.json").is_file():
+            print("view", view_of(folder.resolve()))
+    return 0
 
 
 def _runs_of(folders: Sequence[Path]) -> Iterator[Path]:

@@ -12,8 +12,8 @@ from typing import Any
 
 from lab.config.keys import Config, Tracker
 from lab.config.schema import ConfigError
+from lab.tracking.labels import NAME_LETTERS, TAG_LETTERS
 
-NAME_LETTERS, TAG_LETTERS = 128, 64  # at most, on W&B's server
 NOT_IN_A_PROJECT = r"/\#?%:"
 
 

@@ -208,6 +208,8 @@ class Tracker:
     project: str | None = setting(None)
     entity: str | None = setting(None)
     tags: tuple[str, ...] = setting()
+    notes: str | None = setting(None)
+    log_host: bool = setting(True)
 
 
 @dataclass(frozen=True, kw_only=True)

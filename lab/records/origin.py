@@ -39,15 +39,17 @@ class Origin:
         run_id: the run's id in trackers, kept over restarts and resumes.
         group: the sweep that it is a job of; None for a run of its own.
         config_sha256: hash of its ``config.yaml`` as first written.
+        reproduces: the folder of the run that it was made again from; None for any other run.
     """
 
     run_id: str
     group: str | None
     config_sha256: str
+    reproduces: str | None = None
 
     @classmethod
-    def new(cls, config: Path, group: str | None) -> Self:
-        return cls(_run_id(os.environ), group, sha256_of_file(config))
+    def new(cls, config: Path, group: str | None, reproduces: str | None = None) -> Self:
+        return cls(_run_id(os.environ), group, sha256_of_file(config), reproduces)
 
     @classmethod
     def of(cls, run_dir: Path) -> Self:
@@ -68,7 +70,9 @@ class Origin:
             raise ConfigError(
                 "run", config, "was changed since the run began; a changed run is a new run"
             )
-        return cls(run_id, group if isinstance(group, str) else None, digest)
+        reproduces = first.get("reproduces")
+        group, reproduces = (t if isinstance(t, str) else None for t in (group, reproduces))
+        return cls(run_id, group, digest, reproduces)
 
     def event(self) -> dict[str, Any]:
         return asdict(self)

@@ -66,6 +66,7 @@ def reproduce(source: Path) -> int:
             begun_with=then.environment,
             remedies=_remedies(source, then) if config.reload.policy == "adaptive" else None,
             claimed=claimed,
+            reproduces=relative(source),
         ).exit_code
         if code == 2:
             return 2

@@ -30,6 +30,7 @@ def run(
     begun_with: Mapping[str, Any] | None = None,
     remedies: Remedies | None = None,
     claimed: NewFolder | None = None,
+    reproduces: str | None = None,
 ) -> Result:
     """Run one experiment in ``run_dir``.
 
@@ -41,6 +42,7 @@ def run(
         begun_with: the environment of the run that this one reproduces.
         remedies: those that it took, to be taken again.
         claimed: ``run_dir``, where the caller has claimed it with this config.
+        reproduces: the folder of the run that this one reproduces.
 
     Returns:
         The exit code; a user's mistake or a full disk is logged, not raised.
@@ -55,7 +57,7 @@ def run(
         return Result(1)
     for warning in warnings:
         log.warning("%s", warning)
-    origin = Origin.new(run_dir / "config.yaml", group)
+    origin = Origin.new(run_dir / "config.yaml", group, reproduces)
     try:
         return _supervise(config, run_dir, origin, overrides, begun_with, remedies)
     except ConfigError as error:

@@ -56,6 +56,8 @@ def finalize(
         "weights_sha256": ended.get("weights_sha256"),
         "environment": {**environment, **_supervisor_environment()},
     }
+    if recorder.last_step:
+        _draw_memory(run_dir)
     problems = recorder.close_trackers(summary | explain_figures(run_dir), exit_code)
     # The summary comes last: a run cut off before it is resumed, and its W&B run with it.
     recorder.files.write_summary(summary)
@@ -67,8 +69,6 @@ def finalize(
     for line in (*_data_notes(config, ended), *problems):
         log.warning("%s", line)
     _print_summary(config, run_dir, summary, error)
-    if recorder.last_step:
-        _draw_memory(run_dir)
 
 
 def _rebuild_wandb(run_dir: Path) -> str:

@@ -79,7 +79,7 @@ def _next_lines(folder: Path, unfinished: int) -> list[str]:
     lines = [f"sweep    {shown}", "compare  " + command("lab", "compare", shown)]
     match config.tracker.mode if config else "none":
         case "offline":
-            wandb_dir = outputs_of(folder) / "wandb"
+            wandb_dir = link_sweep(folder) or outputs_of(folder) / "wandb"
             lines.append("open     " + command("wandb", "leet", relative(wandb_dir)))
             lines.append("send     " + command("lab", "sync", shown))
         case "online":
@@ -87,6 +87,13 @@ def _next_lines(folder: Path, unfinished: int) -> list[str]:
     if unfinished:
         lines.append("resume   " + command("lab", "resume", shown))
     return lines
+
+
+def link_sweep(folder: Path) -> Path | None:
+    """Make the folder that shows ``wandb leet`` this sweep only; None where that has no runs."""
+    from lab.tracking.leet import link_runs
+
+    return link_runs(folder, (run_dir for _, run_dir in jobs_of(folder)))
 
 
 def _config_of(folder: Path) -> Config | None:

@@ -1,4 +1,4 @@
-"""Rebuild a run's offline W&B run from the run's own files."""
+"""Make a run's W&B run again from the run's own files: offline, or on the server."""
 
 from __future__ import annotations
 
@@ -32,11 +32,37 @@ def rebuild(run_dir: Path, more: Mapping[str, object]) -> Path:
         ConfigError: the folder is not a run's, or the run is still going on.
         SyncError: W&B failed.
     """
+    tracker, folder = _track(run_dir, more, "offline")
+    made = next(folder.glob(f"offline-run-*-{tracker.run_id}"), None)
+    if made is None:
+        raise SyncError("W&B left no run")
+    return made
+
+
+def send(run_dir: Path, more: Mapping[str, object]) -> str:
+    """Send a run to W&B's server: its summary, and the rows that the server lacks.
+
+    ``wandb sync`` would append every row to those that the server has.
+
+    Arguments:
+        more: what its summary has beside ``summary.json``.
+
+    Returns:
+        Its address.
+
+    Raises:
+        ConfigError: the folder is not a run's, or the run is still going on.
+        SyncError: W&B failed.
+    """
+    return _track(run_dir, more, "online")[0].url
+
+
+def _track(run_dir: Path, more: Mapping[str, object], mode: str) -> tuple[WandbTracker, Path]:
+    """Hand a run's files to W&B; return the tracker and W&B's folder."""
     config, origin = Config.load(run_dir / "config.yaml"), Origin.of(run_dir)
     check_idle(run_dir)
-    summary = read_summary(run_dir)
-    outputs, offline = outputs_of(run_dir), replace(config.tracker, mode="offline")
-    config = replace(config, tracker=offline)
+    summary, outputs = read_summary(run_dir), outputs_of(run_dir)
+    config = replace(config, tracker=replace(config.tracker, mode=mode))
     tracker = WandbTracker(
         config,
         outputs=outputs,
@@ -45,9 +71,8 @@ def rebuild(run_dir: Path, more: Mapping[str, object]) -> Path:
         finish_seconds=FINISH_SECONDS,
     )
     problems = tracker.close({**summary, **more}, 0 if summary.get("state") == "completed" else 1)
+    if problems:
+        raise SyncError("; ".join(problems))
     folder = wandb_folder(config, outputs)
     assert folder is not None
-    made = next(folder.glob(f"offline-run-*-{origin.run_id}"), None)
-    if problems or made is None:
-        raise SyncError("; ".join(problems) or "W&B left no run")
-    return made
+    return tracker, folder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import re
 from collections.abc import Sequence
@@ -51,9 +52,11 @@ def save_view(config: Config, *, group: str, swept: Sequence[str]) -> str:
     import wandb
 
     try:
+        wandb.setup(settings=wandb.Settings(silent=True))  # the caller prints the address
         entity = config.tracker.entity or wandb.Api().default_entity
         project = config.tracker.project or PROJECT
         view = make_view(str(entity), project, group=group, swept=swept)
+        view._internal_name = _view_name(group)  # noqa: SLF001  else each save adds a view
         view.save()
     except Exception as error:  # W&B's client raises many types; all mean the same here
         lines = str(error).strip().splitlines() or [type(error).__name__]
@@ -82,6 +85,11 @@ def make_view(entity: str, project: str, *, group: str, swept: Sequence[str]) ->
             ],
         ),
     )
+
+
+def _view_name(group: str) -> str:
+    """W&B's own name of a group's view: saved again, the view takes the place of the earlier."""
+    return f"nw-{hashlib.sha256(group.encode()).hexdigest()[:12]}-v"
 
 
 def _section(name: str, charts: Sequence[str]) -> Section:

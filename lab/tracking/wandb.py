@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import functools
 import logging
 import os
@@ -13,15 +12,25 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
-from threading import Thread, Timer
+from threading import Thread
 from typing import Any, NamedTuple
 
 from lab.config.keys import Config
-from lab.config.schema import to_dict
 from lab.records import objective
 from lab.records.origin import Origin
-from lab.records.rows import MEMORY_KEYS, finite, metric_gb, read_jsonl
+from lab.records.rows import finite, read_jsonl
+from lab.tracking import service
 from lab.tracking.folders import wandb_folder
+from lab.tracking.labels import labels_of
+from lab.tracking.logged import (
+    define_metrics,
+    lab_version,
+    log_row,
+    position,
+    reload_row,
+    save_files,
+    set_config,
+)
 
 log = logging.getLogger(__name__)
 
@@ -33,14 +42,15 @@ FINISH_SECONDS = 15.0
 # For the look at W&B's credentials, and the exit status of one that finds none.
 LOOK_SECONDS, NO_KEY = 60.0, 7
 
-# Grace period at exit for W&B's own process after it failed or hung.
-EXIT_SECONDS = 1.0
-
 # About 20 MB of rows: a W&B that hangs must not fill the machine whose memory is measured.
 BACKLOG_ROWS = 10_000
 
 # W&B's default of 15 s would lose that much when the machine goes down.
 FLUSH_SECONDS = 0.5
+
+
+class _Version(NamedTuple):
+    config: dict[str, Any]
 
 
 class _Finish(NamedTuple):
@@ -62,6 +72,10 @@ class WandbTracker:
         origin: its run id is the W&B run's too, over resumes.
         overrides: from the command line; without a ``name=`` among them ``WANDB_NAME`` wins.
         finish_seconds: how long ``close`` waits for W&B.
+
+    Attributes:
+        run_id: W&B's and the run's own.
+        url: its address; empty before it has begun, and offline.
     """
 
     def __init__(
@@ -77,11 +91,12 @@ class WandbTracker:
         self._config = config
         self._outputs = outputs.resolve()
         self._origin = origin
+        self.run_id, self.url = origin.run_id, ""
         self._named = any(text.startswith("name=") for text in overrides or [])
         self._finish_seconds = finish_seconds
-        self._metric = config.reload.metric
+        self._run_dir, self._metric = run_dir, config.reload.metric
         self._past = [(path, _size(path)) for path in _files(run_dir)]
-        self._queue: SimpleQueue[dict[str, Any] | _Finish] = SimpleQueue()
+        self._queue: SimpleQueue[dict[str, Any] | _Version | _Finish] = SimpleQueue()
         self._lost_rows = 0
         self._problem = ""
         self._thread = Thread(target=self._work, name="wandb", daemon=True)
@@ -96,8 +111,11 @@ class WandbTracker:
         self._queue.put(dict(row))
 
     def event(self, event: Mapping[str, object]) -> None:
-        if event.get("event") in ("reload", "remedy"):
-            self.log(reload_row(event, self._metric))
+        match event.get("event"):
+            case "reload" | "remedy":
+                self.log(reload_row(event, self._metric))
+            case "worker_started" if version := lab_version(event):
+                self._queue.put(_Version(version))
 
     def close(self, summary: Mapping[str, object], exit_code: int) -> list[str]:
         """Finish the W&B run; return its problems. Waits at most ``finish_seconds``."""
@@ -105,7 +123,7 @@ class WandbTracker:
         self._thread.join(self._finish_seconds)
         problems = [f"W&B {text}; metrics.jsonl has every row" for text in self._problems()]
         if problems:
-            _bound_exit()
+            service.bound_exit()
         return problems
 
     def _problems(self) -> Iterator[str]:
@@ -122,28 +140,36 @@ class WandbTracker:
         except BaseException as error:  # noqa: BLE001  W&B never ends a run
             self._problem = _one_line(error)
             log.warning("W&B failed, training goes on without it: %s", self._problem)
-            _forget_service()
+            service.forget_service()
 
     def _track(self) -> None:
         run = self._start()
+        self.url = run.url or ""
         try:
-            _define_metrics(run)
+            define_metrics(run)
             already, last_step = run.step, 0
             for row in self._past_rows():
-                if _position(row) >= already:
-                    run.log(row, step=_position(row), commit=True)
+                if position(row) >= already:
+                    log_row(run, row)
+            set_config(run, self._past_version())
             while not isinstance(item := self._queue.get(), _Finish):
-                run.log(finite(item), step=_position(item), commit=True)
+                if isinstance(item, _Version):
+                    set_config(run, item.config)
+                    continue
+                log_row(run, item)
                 last_step = max(last_step, item.get("step", 0))
             # A reload is logged against its own step, which may be older than the last row's.
             run.summary.update({"step": last_step} if last_step else {})
             run.summary.update(finite(item.summary))
             run.summary.update(self._objective(item.summary))
+            save_files(run, self._run_dir)
             run.finish(exit_code=item.exit_code)
         except BaseException:
             with suppress(Exception):
                 run.finish(exit_code=1)
             raise
+        if service.upload_failed():
+            raise RuntimeError("not all data could be sent")
 
     def _objective(self, summary: Mapping[str, Any]) -> dict[str, float | None]:
         """The ``metric`` of W&B's own sweeps; only a completed run has it."""
@@ -161,11 +187,13 @@ class WandbTracker:
             os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # offline must make no request
         import wandb
 
-        _report_no_errors()
+        service.report_no_errors()
         wandb.setup(settings=wandb.Settings(silent=True))
+        service.watch_upload()
         if self._config.tracker.mode == "online" and not _has_credentials(wandb):
             raise RuntimeError("no API key; set WANDB_API_KEY or use `wandb login`")
         tracker, env = self._config.tracker, os.environ
+        labels = labels_of(self._config, self._run_dir, self._origin)
         for cut_off in folder.glob(f"offline-run-*-{self._origin.run_id}"):
             shutil.rmtree(cut_off, ignore_errors=True)
         return wandb.init(
@@ -174,10 +202,12 @@ class WandbTracker:
             mode=tracker.mode,  # type: ignore[arg-type]
             project=tracker.project or env.get("WANDB_PROJECT") or PROJECT,
             entity=tracker.entity,
-            tags=list(tracker.tags) or None,
-            name=(not self._named and env.get("WANDB_NAME")) or self._config.name,
+            tags=labels.tags,
+            name=(not self._named and env.get("WANDB_NAME")) or labels.name,
+            notes=tracker.notes,
+            job_type=env.get("WANDB_JOB_TYPE") or labels.job_type,
             group=env.get("WANDB_RUN_GROUP") or self._origin.group,
-            config=to_dict(self._config),
+            config=labels.config,
             dir=env.get("WANDB_DIR") or str(self._outputs),
             reinit="create_new",
             settings=wandb.Settings(
@@ -185,47 +215,31 @@ class WandbTracker:
                 silent=True,
                 disable_git=True,
                 save_code=False,
+                host=None if tracker.log_host else "",
+                x_disable_meta=True,  # it holds the command line with its secrets, and the host
                 x_disable_stats=True,  # it would sample this process, not the worker
                 x_transaction_log_flush_interval=FLUSH_SECONDS,
             ),
         )
 
+    def _past_version(self) -> dict[str, Any]:
+        """Of the lab that began the run, where its folder says so already."""
+        _, (events, size) = self._past
+        found = (lab_version(event) for event in read_jsonl(events, limit=size))
+        return next(filter(None, found), {})
+
     def _past_rows(self) -> Iterator[dict[str, Any]]:
         (metrics, metrics_size), (events, events_size) = self._past
         reloads = {
-            _position(row): row
+            position(row): row
             for event in read_jsonl(events, limit=events_size)
             if event.get("event") in ("reload", "remedy")
             for row in [reload_row(event, self._metric)]
         }
         for row in read_jsonl(metrics, limit=metrics_size):
             yield row
-            if reload := reloads.get(_position(row) + 1):
+            if reload := reloads.get(position(row) + 1):
                 yield reload
-
-
-def _position(row: Mapping[str, Any]) -> int:
-    """W&B's step of a row, which must increase; a reload comes after the next step's row."""
-    return 2 * row["step"] + (3 if "reload/reason" in row or "remedy/name" in row else 0)
-
-
-def reload_row(event: Mapping[str, Any], metric: str) -> dict[str, Any]:
-    """The W&B row of a reload or remedy: memory before and after it, at the step it followed."""
-    is_remedy = event.get("event") == "remedy"
-    kind, what = ("remedy", "remedy/name") if is_remedy else ("reload", "reload/reason")
-    return {
-        "step": event.get("step"),
-        f"{kind}/before_gb": metric_gb(event.get("before") or {}, metric),
-        f"{kind}/after_gb": metric_gb(event.get("after") or {}, metric),
-        what: event.get("remedy" if is_remedy else "reason"),
-    }
-
-
-def _define_metrics(run: Any) -> None:
-    run.define_metric("step")
-    run.define_metric("*", step_metric="step")
-    for key in MEMORY_KEYS:  # one by one: of two matching globs W&B may take either
-        run.define_metric(key, step_metric="step", summary="min,max,mean,last")
 
 
 def can_send() -> bool:
@@ -262,49 +276,6 @@ def _has_credentials(wandb: Any) -> bool:
     if os.environ.get("WANDB_MODE", "online") != "online":
         return True  # login() does not look then; init() decides
     return wandb.login(prompt=False, verify=False)
-
-
-def wait_for_files() -> None:
-    """Wait until every finished run's file is whole: W&B closes it after ``finish`` returned."""
-    import wandb
-
-    wandb.teardown()
-
-
-def _report_no_errors() -> None:
-    """Keep W&B from reporting its own errors to its makers.
-
-    If its process dies while it starts, W&B 0.31 reports that while it holds a lock for which the
-    report waits: the thread hangs for ever, and the end of the run for ``finish_seconds``.
-    """
-    with suppress(ImportError, AttributeError):  # another version may not have it
-        from wandb.analytics.opentelemetry import opentelemetry_proxy
-
-        opentelemetry_proxy.disable()
-
-
-def _forget_service() -> None:
-    """Tear W&B's service down, so that neither the next run nor the interpreter's exit uses it."""
-    wandb: Any = sys.modules.get("wandb")
-    with suppress(BaseException):  # it raises its failure again
-        wandb.teardown(exit_code=1)
-
-
-@functools.cache
-def _bound_exit() -> None:
-    """Bound the interpreter's exit: W&B's own exit handler waits for its process for ever."""
-
-    def kill_later() -> None:
-        # Neither import nor wandb.setup() here: the import may be what hangs, and setup() waits for
-        # a lock that is never released if W&B's process died while it started.
-        setup: Any = sys.modules.get("wandb.sdk.wandb_setup")
-        with suppress(AttributeError):  # its process may never have started
-            process = setup._singleton._connection._proc._process  # noqa: SLF001  no public way
-            timer = Timer(EXIT_SECONDS, process.kill)
-            timer.daemon = True
-            timer.start()
-
-    atexit.register(kill_later)  # runs before W&B's handler, which was registered earlier
 
 
 def _one_line(error: BaseException) -> str:

@@ -1,0 +1,65 @@
+"""What is logged into an open W&B run: rows, reloads, the lab's version, files."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from lab.records.rows import MEMORY_KEYS, finite, metric_gb
+
+SAVED_FILES = ("config.yaml", "memory.png")
+
+
+def lab_version(event: Mapping[str, Any]) -> dict[str, Any]:
+    environment = event.get("environment")
+    if not isinstance(environment, dict):
+        return {}
+    return {"lab_version": environment.get("lab"), "commit": environment.get("git_commit")}
+
+
+def set_config(run: Any, values: Mapping[str, Any]) -> None:
+    """A resumed run keeps the version that it was begun with."""
+    run.config.update({key: value for key, value in values.items() if key not in run.config})
+
+
+def save_files(run: Any, run_dir: Path) -> None:
+    """Save copies: W&B has a ``config.yaml`` of its own, which it would write through a link."""
+    folder = Path(run.dir) / "lab"
+    folder.mkdir(exist_ok=True)
+    for name in SAVED_FILES:
+        with suppress(OSError):  # no picture yet
+            shutil.copyfile(run_dir / name, folder / name)
+            run.save(str(folder / name), base_path=run.dir, policy="now")
+
+
+def log_row(run: Any, row: Mapping[str, Any]) -> None:
+    """Log what has a value: W&B would count a null as 0 in the least, the highest and the mean."""
+    values = {key: value for key, value in row.items() if finite(value) is not None}
+    run.log(values, step=position(row), commit=True)
+
+
+def position(row: Mapping[str, Any]) -> int:
+    """W&B's step of a row, which must increase; a reload comes after the next step's row."""
+    return 2 * row["step"] + (3 if "reload/reason" in row or "remedy/name" in row else 0)
+
+
+def reload_row(event: Mapping[str, Any], metric: str) -> dict[str, Any]:
+    """The W&B row of a reload or remedy: memory before and after it, at the step it followed."""
+    is_remedy = event.get("event") == "remedy"
+    kind, what = ("remedy", "remedy/name") if is_remedy else ("reload", "reload/reason")
+    return {
+        "step": event.get("step"),
+        f"{kind}/before_gb": metric_gb(event.get("before") or {}, metric),
+        f"{kind}/after_gb": metric_gb(event.get("after") or {}, metric),
+        what: event.get("remedy" if is_remedy else "reason"),
+    }
+
+
+def define_metrics(run: Any) -> None:
+    run.define_metric("step")
+    run.define_metric("*", step_metric="step")
+    for key in MEMORY_KEYS:  # one by one: of two matching globs W&B may take either
+        run.define_metric(key, step_metric="step", summary="min,max,mean,last")

@@ -1,0 +1,89 @@
+"""W&B's own process beside this one: kept quiet, and ended in time."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import sys
+from contextlib import suppress
+from threading import Timer
+from typing import Any
+
+# Grace period at exit for W&B's own process after it failed or hung.
+EXIT_SECONDS = 1.0
+
+
+# How W&B's process says so. Its finish() succeeds all the same.
+UPLOAD_FAILED = "error while uploading"
+
+_said: list[str] = []
+
+
+class _Said:
+    """Takes what W&B would print to the terminal."""
+
+    def info(self, msg: str) -> None:
+        pass
+
+    def warning(self, msg: str) -> None:
+        _said.append(msg)
+
+    def error(self, msg: str) -> None:
+        _said.append(msg)
+
+
+def watch_upload() -> None:
+    """Begin to listen to the warnings of a run; after ``wandb.setup``, which ends listening."""
+    import wandb
+
+    _said.clear()
+    with suppress(AttributeError):  # another version may not have it
+        wandb.termsetup(wandb.Settings(silent=True), _Said())
+
+
+def upload_failed() -> bool:
+    """Whether W&B gave up sending a run's data; asked once the run is finished."""
+    return any(UPLOAD_FAILED in text for text in _said)
+
+
+def wait_for_files() -> None:
+    """Wait until every finished run's file is whole: W&B closes it after ``finish`` returned."""
+    import wandb
+
+    wandb.teardown()
+
+
+def report_no_errors() -> None:
+    """Keep W&B from reporting its own errors to its makers.
+
+    If its process dies while it starts, W&B 0.31 reports that while it holds a lock for which the
+    report waits: the thread hangs for ever, and the end of the run for ``finish_seconds``.
+    """
+    with suppress(ImportError, AttributeError):  # another version may not have it
+        from wandb.analytics.opentelemetry import opentelemetry_proxy
+
+        opentelemetry_proxy.disable()
+
+
+def forget_service() -> None:
+    """Tear W&B's service down, so that neither the next run nor the interpreter's exit uses it."""
+    wandb: Any = sys.modules.get("wandb")
+    with suppress(BaseException):  # it raises its failure again
+        wandb.teardown(exit_code=1)
+
+
+@functools.cache
+def bound_exit() -> None:
+    """Bound the interpreter's exit: W&B's own exit handler waits for its process for ever."""
+
+    def kill_later() -> None:
+        # Neither import nor wandb.setup() here: the import may be what hangs, and setup() waits for
+        # a lock that is never released if W&B's process died while it started.
+        setup: Any = sys.modules.get("wandb.sdk.wandb_setup")
+        with suppress(AttributeError):  # its process may never have started
+            process = setup._singleton._connection._proc._process  # noqa: SLF001  no public way
+            timer = Timer(EXIT_SECONDS, process.kill)
+            timer.daemon = True
+            timer.start()
+
+    atexit.register(kill_later)  # runs before W&B's handler, which was registered earlier
