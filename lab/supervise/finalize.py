@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from lab.config.keys import Config
-from lab.config.schema import ConfigError
 from lab.config.units import GB
 from lab.explain.explanation import explain_figures
 from lab.explain.report import growth_note
@@ -109,7 +108,7 @@ def _draw_memory(run_dir: Path) -> None:
 
     try:
         plot_run(run_dir, growth_note(run_dir))
-    except (OSError, ConfigError) as error:
+    except Exception as error:  # noqa: BLE001 - a finished run must not lose its summary for it
         log.warning("memory.png was not drawn: %s", error)
 
 
