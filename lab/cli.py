@@ -16,6 +16,7 @@ from lab.machine.probe import ProbeError
 
 # Each is a module of lab/commands/, with `add_arguments` and `run`; only the one typed is imported.
 COMMANDS = {
+    "ls": "the runs and sweeps that are there, the newest last",
     "compare": "runs side by side: a page, a picture, a table",
     "explain": "what grows, who holds it, what gives it back",
     "whatif": "what other reloads would do, without training",

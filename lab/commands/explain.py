@@ -17,7 +17,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> int:
     """Explain a run, or each run of a sweep."""
-    from lab.compare.find import find_runs
+    from lab.catalog.find import find_runs
     from lab.explain.command import explain_one, explain_sweep
 
     folder: Path = arguments.folder
