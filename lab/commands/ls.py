@@ -6,16 +6,11 @@ import json
 import shutil
 import sys
 from argparse import ArgumentParser, Namespace
-from pathlib import Path
-
-from lab.config.schema import ConfigError
-
-OUTPUTS = Path("outputs")
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare what can be typed after the command."""
-    parser.add_argument("folder", nargs="?", type=Path, help="where to look; default: outputs")
+    parser.add_argument("folder", nargs="?", help="where to look; default: outputs")
     parser.add_argument("--all", action="store_true", help="each job of each sweep too")
     parser.add_argument("--state", metavar="S1,S2", help="only these, e.g. running,killed")
     parser.add_argument("--json", action="store_true", help="everything, for another program")
@@ -26,11 +21,10 @@ def run(arguments: Namespace) -> int:
     from lab.catalog.cache import list_entries
     from lab.catalog.entries import SweepEntry, in_states, states_of
     from lab.catalog.listing import table, to_json
+    from lab.catalog.names import OUTPUTS, folder_of
 
-    folder: Path = arguments.folder or OUTPUTS
     states = states_of(arguments.state)
-    if arguments.folder is not None and not folder.is_dir():
-        raise ConfigError("folder", folder, "there is no such folder")
+    folder = OUTPUTS if arguments.folder is None else folder_of(arguments.folder)
     entries = list_entries(folder)
     shown = list(in_states(entries, states)) if states else entries
     if arguments.json:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from pathlib import Path
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare what can be typed after the command."""
-    parser.add_argument("run_dir", type=Path)
+    from lab.catalog.names import add_folder
+
+    add_folder(parser, "of a run")
 
 
 def run(arguments: Namespace) -> int:
     """Reproduce; return 0 where it is the same, 1 where it is not."""
+    from lab.catalog.names import chosen
     from lab.reproduce.reproduce import reproduce
 
-    return reproduce(arguments.run_dir)
+    return reproduce(chosen(arguments.folder, last=arguments.last))

@@ -14,20 +14,24 @@ from pathlib import Path
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare what can be typed after the command."""
     parser.add_argument(
-        "folders", type=Path, nargs="+", metavar="folder", help="of runs, or sweeps"
+        "folders",
+        nargs="+",
+        metavar="folder",
+        help="of runs, or sweeps; or how their names begin",
     )
     parser.add_argument("--offline", action="store_true", help="only make it")
 
 
 def run(arguments: Namespace) -> int:
     """Make them, send them and save the views of sweeps; return W&B's exit code."""
+    from lab.catalog.names import folder_of
     from lab.explain.explanation import explain_figures
     from lab.sweep.report import view_of
     from lab.tracking.closing import command
     from lab.tracking.sync import SyncError, rebuild
     from lab.tracking.wandb import can_send, wait_for_files
 
-    folders: list[Path] = arguments.folders
+    folders = [folder_of(word) for word in arguments.folders]
     sweeps = [folder for folder in folders if (folder / "sweep.json").is_file()]
     try:
         made = [

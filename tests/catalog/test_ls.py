@@ -17,27 +17,8 @@ from lab.catalog.entries import FILES, STATES, RunEntry, read_run, stamp_of
 from lab.catalog.listing import table
 from lab.cli import main
 from lab.records.files import RunFiles
-from tests.compared import write_run, write_sweep
-
-FIRST, CUT = "runs/2026-11-23/23-24-03_first", "runs/2026-11-24/00-10-00_cut"
-SWEEP = "sweeps/2026-11-24/09-00-00_intervals"
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LAB_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def outputs(tmp_path: Path) -> Path:
-    """A run that is complete, one that was killed, and a sweep."""
-    folder = tmp_path / "outputs"
-    write_sweep(folder / SWEEP, (0, 10), steps=20)
-    write_run(folder / FIRST, {"name": "first"}, every=10)
-    write_run(folder / CUT, {"name": "cut", "train.steps": 100}, steps=33)
-    (folder / CUT / "summary.json").unlink()
-    return folder
+from tests.catalog.conftest import CUT, FIRST, SWEEP
+from tests.compared import write_run
 
 
 def listed(capsys: pytest.CaptureFixture[str], *words: str) -> list[dict[str, Any]]:
