@@ -22,6 +22,7 @@ COMMANDS = {
     "whatif": "what other reloads would do, without training",
     "reproduce": "run again from config.yaml, and compare",
     "resume": "go on with a run or a sweep that was cut off",
+    "clean": "free what old checkpoints and killed processes take",
     "plot": "draw memory.png again, of a live run too",
     "sync": "make W&B runs again from the files, and send them",
 }

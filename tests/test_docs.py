@@ -273,6 +273,11 @@ def run_ls(arguments: Sequence[str], workdir: Path, fixture: Fixture) -> None:
     assert "completed 2/2" in " ".join(told.split())
 
 
+def run_clean(arguments: Sequence[str], workdir: Path, fixture: Fixture) -> None:
+    told = call(sys.executable, "-m", "lab.cli", "clean", *arguments, cwd=fixture("finished"))
+    assert " MB " in told
+
+
 def run_plot(arguments: Sequence[str], workdir: Path, fixture: Fixture) -> None:
     assert arguments == ["RUN"]
     [picture] = fixture("finished").glob("outputs/runs/*/*/memory.png")
@@ -337,6 +342,7 @@ RUNNERS: dict[str, Callable[[Sequence[str], Path, Fixture], None]] = {
     "wandb sweep": run_wandb_sweep,
     "wandb agent": run_wandb_agent,
     "lab ls": run_ls,
+    "lab clean": run_clean,
     "lab resume": run_resume,
     "lab reproduce": run_reproduce,
     "lab compare": run_compare,
