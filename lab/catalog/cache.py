@@ -18,12 +18,11 @@ from lab.catalog.entries import (
     Entry,
     RunEntry,
     Stamp,
-    job_folders,
     read_run,
     stamp_of,
     sweep_of,
-    walk,
 )
+from lab.catalog.walk import job_folders, walk
 from lab.records.files import RunBusy, check_idle
 from lab.records.replace import replacing
 from lab.supervise.worker_process import cache_folder

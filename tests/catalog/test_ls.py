@@ -157,6 +157,17 @@ def test_a_damaged_run_costs_its_line(
     assert len(listed(capsys)) == 2
 
 
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_folder_that_may_not_be_read_costs_its_line(
+    outputs: Path, capsys: pytest.CaptureFixture[str]
+):
+    (outputs / FIRST).chmod(0)
+    try:
+        assert [entry["state"] for entry in listed(capsys)] == ["unknown", "killed", "completed"]
+    finally:
+        (outputs / FIRST).chmod(0o755)
+
+
 @settings(max_examples=60)
 @given(st.dictionaries(st.sampled_from(FILES), st.binary(max_size=80), min_size=1))
 def test_a_folder_with_anything_in_it_is_read(
