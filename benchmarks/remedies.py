@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab.compare.find import find_runs
+from lab.catalog.find import find_runs
 from lab.compare.read import Run, read_run
 from lab.config.schema import ConfigError
 from lab.explain.explanation import Explanation

@@ -16,11 +16,13 @@ from lab.machine.probe import ProbeError
 
 # Each is a module of lab/commands/, with `add_arguments` and `run`; only the one typed is imported.
 COMMANDS = {
+    "ls": "the runs and sweeps that are there, the newest last",
     "compare": "runs side by side: a page, a picture, a table",
     "explain": "what grows, who holds it, what gives it back",
     "whatif": "what other reloads would do, without training",
     "reproduce": "run again from config.yaml, and compare",
     "resume": "go on with a run or a sweep that was cut off",
+    "clean": "free what old checkpoints and killed processes take",
     "plot": "draw memory.png again, of a live run too",
     "schema": "the config as JSON Schema, for an editor",
     "sync": "make W&B runs again from the files, and send them",

@@ -37,7 +37,10 @@ def test_a_command_that_is_misspelt_names_the_one_that_is_meant(
     assert capsys.readouterr().err == line
 
 
-def test_an_option_may_stand_between_a_commands_words(capsys: pytest.CaptureFixture[str]):
+def test_an_option_may_stand_between_a_commands_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
     assert main(["whatif", "nowhere", "--json", "reload=interval"]) == 2
     assert capsys.readouterr().err == "folder=nowhere: there is no such folder\n"
 

@@ -268,6 +268,16 @@ def run_reproduce(arguments: Sequence[str], workdir: Path, fixture: Fixture) -> 
     assert "identical: 2 steps, loss, learning rate, tokens and weights, bit for bit" in told
 
 
+def run_ls(arguments: Sequence[str], workdir: Path, fixture: Fixture) -> None:
+    told = call(sys.executable, "-m", "lab.cli", "ls", *arguments, cwd=fixture("finished"))
+    assert "completed 2/2" in " ".join(told.split())
+
+
+def run_clean(arguments: Sequence[str], workdir: Path, fixture: Fixture) -> None:
+    told = call(sys.executable, "-m", "lab.cli", "clean", *arguments, cwd=fixture("finished"))
+    assert " MB " in told
+
+
 def run_plot(arguments: Sequence[str], workdir: Path, fixture: Fixture) -> None:
     assert arguments == ["RUN"]
     [picture] = fixture("finished").glob("outputs/runs/*/*/memory.png")
@@ -331,6 +341,8 @@ RUNNERS: dict[str, Callable[[Sequence[str], Path, Fixture], None]] = {
     "wandb sync": run_sync,
     "wandb sweep": run_wandb_sweep,
     "wandb agent": run_wandb_agent,
+    "lab ls": run_ls,
+    "lab clean": run_clean,
     "lab resume": run_resume,
     "lab reproduce": run_reproduce,
     "lab compare": run_compare,

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from pathlib import Path
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare what can be typed after the command."""
     parser.add_argument(
-        "folders", type=Path, nargs="+", metavar="folder", help="of a run, a sweep, or many of them"
+        "folders",
+        nargs="*",
+        metavar="folder",
+        help="of a run, a sweep, or many of them; or how its name begins",
+    )
+    parser.add_argument(
+        "--last", type=int, nargs="?", const=1, metavar="N", help="the newest N of `lab ls` too"
     )
     parser.add_argument("--csv", action="store_true", help="compare.csv, not compare.parquet")
 
 
 def run(arguments: Namespace) -> int:
     """Compare; return 1 if a file could not be written."""
+    from lab.catalog.names import chosen, folder_of, newest
     from lab.compare.command import compare_runs
 
-    return compare_runs(arguments.folders, as_csv=arguments.csv)
+    folders = [folder_of(word) for word in arguments.folders]
+    if arguments.last is not None:
+        folders += newest(arguments.last)
+    return compare_runs(folders or [chosen(None, last=False)], as_csv=arguments.csv)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from pathlib import Path
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare what can be typed after the command."""
-    parser.add_argument("folder", type=Path, help="of a run, or of a sweep")
+    from lab.catalog.names import add_folder
+
+    add_folder(parser)
     parser.add_argument("--json", action="store_true", help="as a program reads it")
     parser.add_argument(
         "--measure", action="store_true", help="what gives it back, in a copy of a run that ended"
@@ -17,10 +18,11 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> int:
     """Explain a run, or each run of a sweep."""
-    from lab.compare.find import find_runs
+    from lab.catalog.find import find_runs
+    from lab.catalog.names import chosen
     from lab.explain.command import explain_one, explain_sweep
 
-    folder: Path = arguments.folder
+    folder = chosen(arguments.folder, last=arguments.last)
     if arguments.measure:
         from lab.reproduce.measure import measure
 

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from pathlib import Path
 
 from lab.config.schema import ConfigError
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare what can be typed after the command."""
-    parser.add_argument("run_dir", type=Path)
+    from lab.catalog.names import add_folder
+
+    add_folder(parser)
 
 
 def run(arguments: Namespace) -> int:
-    """Draw, and print where."""
+    """Draw, and print where; of a sweep each run that has begun."""
+    from lab.catalog.find import find_runs
+    from lab.catalog.names import chosen
     from lab.explain.report import growth_note
     from lab.plots.memory_plot import plot_run
 
-    folder: Path = arguments.run_dir
-    if not (folder / "metrics.jsonl").is_file():
+    folder = chosen(arguments.folder, last=arguments.last)
+    runs = [folder]
+    if (folder / "sweep.json").is_file():
+        runs = [found.folder for found in find_runs([folder]).locations]
+    begun = [run for run in runs if (run / "metrics.jsonl").is_file()]
+    if not begun:
         raise ConfigError("run", folder, "holds no metrics.jsonl; give the folder of a run")
-    print(plot_run(folder, growth_note(folder)))
+    for run in begun:
+        print(plot_run(run, growth_note(run)))
     return 0

@@ -1,18 +1,24 @@
-"""``lab reproduce``: train a run again from its ``config.yaml``, and compare."""
+"""``lab reproduce``: train a run, or each of a sweep, again from ``config.yaml``, and compare."""
 
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from pathlib import Path
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare what can be typed after the command."""
-    parser.add_argument("run_dir", type=Path)
+    from lab.catalog.names import add_folder
+
+    add_folder(parser)
 
 
 def run(arguments: Namespace) -> int:
     """Reproduce; return 0 where it is the same, 1 where it is not."""
+    from lab.catalog.names import chosen
     from lab.reproduce.reproduce import reproduce
+    from lab.reproduce.sweep import reproduce_sweep
 
-    return reproduce(arguments.run_dir)
+    folder = chosen(arguments.folder, last=arguments.last)
+    if (folder / "sweep.json").is_file():
+        return reproduce_sweep(folder)
+    return reproduce(folder)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from pathlib import Path
 
 from lab.config.schema import ConfigError
 
@@ -12,7 +11,9 @@ FLAGS = ("--config-dir", "--config-name")
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare what can be typed after the command."""
-    parser.add_argument("run_dir", type=Path, help="the folder of a run, or of a sweep")
+    from lab.catalog.names import add_folder
+
+    add_folder(parser)
     parser.add_argument(
         "overrides", nargs="*", help="for a sweep: e.g. its launcher's settings, given again"
     )
@@ -22,10 +23,15 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> int:
     """Train on; return the exit code of the run or the sweep."""
-    folder: Path = arguments.run_dir
+    from lab.catalog.names import chosen, is_resumable
+
+    word, overrides = arguments.folder, arguments.overrides
+    if arguments.last and word is not None:
+        word, overrides = None, [word, *overrides]
+    folder = chosen(word, last=arguments.last, may=is_resumable)
     given = {"--config-dir": arguments.config_dir, "--config-name": arguments.config_name}
     words = [f"{flag}={value}" for flag, value in given.items() if value is not None]
-    words += arguments.overrides
+    words += overrides
     if (folder / "sweep.json").is_file():
         from lab.launch import resume_sweep
 

@@ -12,17 +12,22 @@ from pathlib import Path
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare what can be typed after the command."""
     parser.add_argument(
-        "folders", type=Path, nargs="+", metavar="folder", help="of runs, or sweeps"
+        "folders",
+        nargs="+",
+        metavar="folder",
+        help="of runs, or sweeps; or how their names begin",
     )
     parser.add_argument("--offline", action="store_true", help="only make it")
 
 
 def run(arguments: Namespace) -> int:
     """Send them and save the views of sweeps, or make them offline; return the exit code."""
+    from lab.catalog.names import folder_of
     from lab.tracking.sync import SyncError
 
+    folders = [folder_of(word) for word in arguments.folders]
     try:
-        return _make(arguments.folders) if arguments.offline else _send(arguments.folders)
+        return _make(folders) if arguments.offline else _send(folders)
     except SyncError as error:
         print(error, file=sys.stderr)
         return 1

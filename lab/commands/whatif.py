@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from pathlib import Path
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare what can be typed after the command."""
-    parser.add_argument("folder", type=Path, help="of a run, which may go on, or of a sweep")
+    from lab.catalog.names import add_folder
+
+    add_folder(parser, "of a run, which may go on, or of a sweep")
     parser.add_argument("settings", nargs="*", metavar="key=v1,v2", help="e.g. reload=interval")
     parser.add_argument("--json", action="store_true", help="everything, for another program")
 
 
 def run(arguments: Namespace) -> int:
     """Predict, and print the recommendation."""
+    from lab.catalog.names import chosen
     from lab.whatif.command import whatif
 
-    return whatif(arguments.folder, arguments.settings, as_json=arguments.json)
+    word, settings = arguments.folder, arguments.settings
+    if arguments.last and word is not None:
+        word, settings = None, [word, *settings]
+    return whatif(chosen(word, last=arguments.last), settings, as_json=arguments.json)

@@ -8,9 +8,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lab.catalog.find import find_runs
 from lab.compare.comparison import Comparison, compare, format_setting
 from lab.compare.figure import draw
-from lab.compare.find import find_runs
 from lab.compare.page import render
 from lab.compare.read import read_run
 from lab.records.replace import check_replaceable, is_marked, replacing

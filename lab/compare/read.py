@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from lab.compare.find import RunLocation
+from lab.catalog.find import RunLocation
 from lab.config.keys import Config
 from lab.config.schema import ConfigError, to_dict
 from lab.explain.explanation import Explanation, read_explanation
 from lab.plots.columns import Columns, read_columns_fast, read_reloads
-from lab.records.files import RunBusy, check_idle, read_summary
+from lab.records.files import read_summary
 from lab.records.summary import figures_so_far
-from lab.sweep.index import state_of
 from lab.tracking.text import clean
 
 
@@ -110,7 +109,7 @@ def read_run(location: RunLocation) -> Run:
     columns, problem = read_columns_fast(folder)
     problems = [problem] if problem else []
     settings = _settings(folder, problems)
-    state = _state(location)
+    state = location.state()
     explained = _explained(folder, problems)
     summary = _summary(folder, problems) if state != "running" else {}
     if not summary and state != "refused":
@@ -184,18 +183,6 @@ def _swept_overrides(location: RunLocation) -> dict[str, str]:
     given = location.job.overrides if location.job else ()
     pairs = (override.lstrip("+~").partition("=") for override in given)
     return {key: value for key, _, value in pairs if key in location.swept}
-
-
-def _state(location: RunLocation) -> str:
-    if location.job is not None:
-        return state_of(location.job, location.folder)
-    try:
-        check_idle(location.folder)
-        return str(read_summary(location.folder).get("state", "killed"))
-    except RunBusy:
-        return "running"
-    except (ConfigError, OSError):
-        return "unknown"
 
 
 def _summary(folder: Path, problems: list[str]) -> dict[str, Any]:

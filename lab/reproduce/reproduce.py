@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lab.compose.overrides import run_name
@@ -17,7 +17,7 @@ from lab.machine.probe import probe_machine
 from lab.records.claim import reserve
 from lab.records.digest import sha256_of_file
 from lab.records.rows import read_jsonl
-from lab.reproduce.compare_records import Records, compare_records
+from lab.reproduce.compare_records import RecordComparison, Records, compare_records
 from lab.reproduce.report import report
 from lab.supervise import experiment
 from lab.supervise.replay import NONDETERMINISTIC_RTOL, Remedies
@@ -28,7 +28,30 @@ log = logging.getLogger("lab")
 RUNS = Path("outputs/runs")
 
 
+@dataclass(frozen=True)
+class Reproduction:
+    """What came of making a run again.
+
+    Attributes:
+        exit_code: 0 identical, 1 different, 2 cannot be compared, 130 or 143 interrupted; that of
+            the new run if there are no records to compare with.
+        folder: of the new run; None where there is none.
+        now: its records; None, as ``found``, where there was nothing to compare with.
+    """
+
+    exit_code: int
+    then: Records
+    folder: Path | None = None
+    now: Records | None = None
+    found: RecordComparison | None = None
+
+
 def reproduce(source: Path) -> int:
+    """Reproduce one run, as :func:`reproduce_run`, and return the exit code."""
+    return reproduce_run(source).exit_code
+
+
+def reproduce_run(source: Path) -> Reproduction:
     """Train again from ``source/config.yaml`` into a new folder and compare the records.
 
     A config that was edited since its run is used as it is, since a model or a data file may have
@@ -37,10 +60,6 @@ def reproduce(source: Path) -> int:
 
     Arguments:
         source: the folder of the run.
-
-    Returns:
-        The exit code: 0 identical, 1 different, 2 cannot be compared, 130 or 143 interrupted; that
-        of the new run if there are no records to compare with.
 
     Raises:
         ConfigError: the folder is not a run's, or its config or records cannot be read.
@@ -54,7 +73,7 @@ def reproduce(source: Path) -> int:
         claimed = reserve(folder, is_new=True).begin_run(dump(config), later=("train.log",))
     except OSError as error:
         log.error("cannot write to %s: %s", folder, error.strerror)  # noqa: TRY400
-        return 1
+        return Reproduction(1, then)
     folder = claimed.path
     with _logged_in(folder):
         log.info("reproducing %s in %s", relative(source), relative(folder))
@@ -69,10 +88,10 @@ def reproduce(source: Path) -> int:
             reproduces=relative(source),
         ).exit_code
         if code == 2:
-            return 2
+            return Reproduction(2, then)
         if then.is_empty:
             log.info("there are no records beside config.yaml to compare with")
-            return code
+            return Reproduction(code, then, folder)
         now = Records.read(folder)
         tolerance = 0.0 if config.train.deterministic else NONDETERMINISTIC_RTOL
         found = compare_records(then, now, tolerance=tolerance)
@@ -80,7 +99,8 @@ def reproduce(source: Path) -> int:
         if found.verdict == "different":
             for note in notes:
                 log.info("  %s", note)
-    return code if code in (130, 143) else found.exit_code
+    code = code if code in (130, 143) else found.exit_code
+    return Reproduction(code, then, folder, now, found)
 
 
 def _remedies(source: Path, then: Records) -> Remedies | None:

@@ -27,4 +27,6 @@ def short_names(keys: Sequence[str]) -> list[str]:
 
 def clean(text: str) -> str:
     """Replace characters that are not printable: control codes, bidirectional overrides."""
+    if text.isprintable():  # as most are
+        return text
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

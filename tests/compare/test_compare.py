@@ -19,10 +19,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lab.cli
+from lab.catalog.find import find_runs
 from lab.compare.command import compare_runs
 from lab.compare.comparison import agreement, compare, overhead_peak_front, pareto_front
 from lab.compare.figure import draw, legend_of
-from lab.compare.find import find_runs
 from lab.compare.page import render
 from lab.compare.palette import palettes
 from lab.compare.read import read_run

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from lab.catalog.find import find_runs
 from lab.compare.comparison import compare
-from lab.compare.find import find_runs
 from lab.compare.page import render
 from lab.compare.palette import palettes
 from lab.compare.read import read_run

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from lab.config.schema import ConfigError
-from lab.sweep.index import INDEX_FILE, Job, SweepIndex, jobs_of
+from lab.records.files import RunBusy, check_idle, read_summary
+from lab.sweep.index import INDEX_FILE, Job, SweepIndex, jobs_of, state_of
 
 RUN_FILES = ("config.yaml", "metrics.jsonl")  # either makes a folder a run's
 SKIPPED_FOLDERS = ("checkpoints", "wandb")  # no runs in there
@@ -28,6 +29,18 @@ class RunLocation:
     folder: Path
     job: Job | None = None
     swept: tuple[str, ...] = ()
+
+    def state(self) -> str:
+        """What became of the run: its summary's state, ``running``, ``killed``, ``unknown``, ..."""
+        if self.job is not None:
+            return state_of(self.job, self.folder)
+        try:
+            check_idle(self.folder)
+            return str(read_summary(self.folder).get("state", "killed"))
+        except RunBusy:
+            return "running"
+        except (ConfigError, OSError):
+            return "unknown"
 
 
 @dataclass(frozen=True)
