@@ -12,10 +12,11 @@ def add_arguments(parser: ArgumentParser) -> None:
         "folders", type=Path, nargs="+", metavar="folder", help="of a run, a sweep, or many of them"
     )
     parser.add_argument("--csv", action="store_true", help="compare.csv, not compare.parquet")
+    parser.add_argument("--open", action="store_true", help="show the page in a browser")
 
 
 def run(arguments: Namespace) -> int:
     """Compare; return 1 if a file could not be written."""
     from lab.compare.command import compare_runs
 
-    return compare_runs(arguments.folders, as_csv=arguments.csv)
+    return compare_runs(arguments.folders, as_csv=arguments.csv, opens=arguments.open)
