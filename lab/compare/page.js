@@ -85,7 +85,9 @@ function frame() {
   };
 }
 
-const place = () => data.places[narrow.matches && !printed ? "narrow" : "wide"];
+const PAPER = 1000; // pixels: both ways of A4 scale it to letters that can be read
+const place = () =>
+  printed ? { ...data.places.wide, width: PAPER } : { ...data.places[narrow.matches ? "narrow" : "wide"], width: charts.clientWidth };
 
 // The figures of the table that are of the chosen memory.
 function tell() {
@@ -188,7 +190,7 @@ function press(on) {
   printed = on;
   if (on) light("light");
   else shade();
-  Plotly.relayout(charts, { ...place(), ...(on ? { width: 1000, autosize: false } : { width: null, autosize: true }) });
+  Plotly.relayout(charts, place());
   const { width, height } = charts._fullLayout;
   charts.style.setProperty("--ratio", `${width} / ${height}`);
   for (const svg of charts.querySelectorAll(".main-svg"))
@@ -218,7 +220,7 @@ function listen() {
       if (isDrawn(clicked)) show((run) => (run === clicked ? !shown : isShown(run)));
     });
   for (const head of document.querySelectorAll("th")) head.addEventListener("click", () => sort(head));
-  narrow.addEventListener("change", () => Plotly.relayout(charts, place()));
+  addEventListener("resize", () => printed || Plotly.relayout(charts, place()));
   dark.addEventListener("change", shade);
   addEventListener("beforeprint", () => press(true));
   addEventListener("afterprint", () => press(false));
@@ -238,7 +240,7 @@ async function start() {
     for (const key of Object.keys(drawn)) style[key] = drawn[key][i];
     if (hidden.has(data.traces[i].run)) style.visible = "legendonly";
   });
-  const settings = { responsive: true, displaylogo: false, showSendToCloud: false, plotlyServerURL: "", doubleClick: "autosize", toImageButtonOptions: { format: "svg", filename: "compare" } };
+  const settings = { displaylogo: false, showSendToCloud: false, plotlyServerURL: "", doubleClick: "autosize", toImageButtonOptions: { format: "svg", filename: "compare" } };
   await Plotly.newPlot(charts, data.styles, data.layout, settings);
   await Plotly.update(charts, { "line.width": widths() }, { ...frame(), ...place() });
   tell();
