@@ -44,7 +44,7 @@ def measure(workspace: Workspace, options: Options) -> Report:
     return Report(
         [
             Figure(f"{RUNS} runs of {steps:,} steps", seconds, "s", Goal(20)),
-            Figure("compare.html", sizes, "MB", Goal(15)),
+            Figure("compare.html", sizes, "MB", Goal(10)),
             Figure("metrics.jsonl, all", [rows], "MB"),
         ]
     )

@@ -17,6 +17,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--last", type=int, nargs="?", const=1, metavar="N", help="the newest N of `lab ls` too"
     )
     parser.add_argument("--csv", action="store_true", help="compare.csv, not compare.parquet")
+    parser.add_argument("--open", action="store_true", help="show the page in a browser")
 
 
 def run(arguments: Namespace) -> int:
@@ -27,4 +28,5 @@ def run(arguments: Namespace) -> int:
     folders = [folder_of(word) for word in arguments.folders]
     if arguments.last is not None:
         folders += newest(arguments.last)
-    return compare_runs(folders or [chosen(None, last=False)], as_csv=arguments.csv)
+    folders = folders or [chosen(None, last=False)]
+    return compare_runs(folders, as_csv=arguments.csv, opens=arguments.open)

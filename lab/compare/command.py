@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import webbrowser
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lab.catalog.find import find_runs
+from lab.compare.advice import advice
 from lab.compare.comparison import Comparison, compare, format_setting
 from lab.compare.figure import draw
+from lab.compare.memory import WORDS
 from lab.compare.page import render
 from lab.compare.read import read_run
+from lab.compare.table import BEGAN, PEAK, heads, rows_of
 from lab.records.replace import check_replaceable, is_marked, replacing
 from lab.tracking.closing import relative
-from lab.tracking.text import number, short_names
+from lab.tracking.text import short_names
 
 if TYPE_CHECKING:
     from polars import DataFrame
@@ -23,18 +28,24 @@ if TYPE_CHECKING:
 
 COMBINED_FOLDER = Path("outputs/compare")  # where runs of several folders are compared
 MARKED = ("compare.html", "compare.png")
+DISPLAYS = (
+    "DISPLAY",
+    "WAYLAND_DISPLAY",
+    "BROWSER",
+)  # variables; without, it would be a text browser
 TABLE_COLUMNS = ("run", "name", "folder", "loss_curve")  # the first three, and the last
 TERMINAL_SETTINGS = 4  # columns of the printed table
 TERMINAL_NOTES = 20  # printed lines
 
 
-def compare_runs(folders: Sequence[Path], *, as_csv: bool = False) -> int:
+def compare_runs(folders: Sequence[Path], *, as_csv: bool = False, opens: bool = False) -> int:
     """Compare all runs in these folders: write a page, a picture and a table, print a table.
 
     The files go into the folder, or into ``outputs/compare`` if there are several.
 
     Arguments:
         as_csv: write ``compare.csv`` in place of ``compare.parquet``.
+        opens: show the page in a browser.
 
     Returns:
         The exit code: 1 if a file could not be written.
@@ -74,7 +85,15 @@ def compare_runs(folders: Sequence[Path], *, as_csv: bool = False) -> int:
         return 1
     for name in writers:
         print(f"{name.rpartition('.')[2]:<8} {relative(folder / name)}")
+    if opens and not open_in_browser(folder / "compare.html"):
+        print("open     there is no browser or display here; open the page yourself")
     return 0
+
+
+def open_in_browser(page: Path) -> bool:
+    """Show a page in a window of the user's browser; whether there is one."""
+    has_display = sys.platform != "linux" or any(map(os.environ.get, DISPLAYS))
+    return has_display and webbrowser.open(page.resolve().as_uri())
 
 
 # --- As a table ---------------------------------------------------------------------------------
@@ -144,6 +163,7 @@ def _print_comparison(comparison: Comparison) -> None:
     needed = Measurement.get(console, console.options.update(max_width=1000), table).maximum
     console.width = max(console.width, needed)  # a line that wraps is better than one that is cut
     console.print(table)
+    console.print(f"choose   {advice(comparison)}", soft_wrap=True)
     for note in comparison.notes[:TERMINAL_NOTES]:
         console.print(f"note     {note}", soft_wrap=True)
     if len(comparison.notes) > TERMINAL_NOTES:
@@ -151,28 +171,23 @@ def _print_comparison(comparison: Comparison) -> None:
 
 
 def _console_table(comparison: Comparison) -> Table:
+    """A row a line; the folder and the time of runs that no setting tells apart."""
     from rich.table import Table
 
     names = short_names(comparison.keys)[:TERMINAL_SETTINGS]
-    figures = ("steps", "loss", "peak GB", "reloads", "overhead", "tokens/s")
-    explained = ("what grows", "its remedy") if comparison.is_explained else ()
+    peak = f"{PEAK}, {WORDS[comparison.figure]}"
+    figures = ("steps", "final loss", peak, "reloads", "overhead", "tokens/s")
+    texts = ("loss curve", *(("what grows", "its remedy") if comparison.is_explained else ()))
+    apart = ("folder", BEGAN) if comparison.has_twins else ()
+    shown = ("state", *figures, *texts, *apart)
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
-    for name in ("run", *names, "state", *figures, "loss curve", *explained):
+    for name in ("run", *names, *shown):
         table.add_column(name, justify="right" if name in ("run", *figures) else "left")
-    for entry in comparison.entries:
-        result = entry.run.figures
-        kind, _, remedy = entry.run.growth
-        table.add_row(
-            str(entry.number),
-            *entry.values[:TERMINAL_SETTINGS],
-            entry.run.state,
-            f"{result.steps:,}",
-            number(result.final_loss, ".4f"),
-            number(result.peak_process_gb, ".3f"),
-            str(sum(result.reloads.values())),
-            number(result.overhead_fraction, ".1%"),
-            number(result.tokens_per_second, ",.0f"),
-            entry.loss_match or "-",
-            *((kind or "-", remedy or "-") if explained else ()),
-        )
+    count = len(comparison.keys)
+    columns = [head for head, _, _ in heads(comparison)][count:]
+    for row in (row for row in rows_of(comparison, Path()) if row.kind != "member"):
+        settings = [cell.text for cell in row.cells[:count]][: len(names)]
+        cells = {name: cell.text for name, cell in zip(columns, row.cells[count:], strict=True)}
+        told = (row.folder if name == "folder" else cells[name] for name in shown)
+        table.add_row(row.name, *settings, *told)
     return table

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-import numpy as np
-
+from lab.compare.lines import REPEATING, Entry, Line, lines_of
+from lab.compare.losses import HIDDEN_GROUPS, match_losses
+from lab.compare.memory import watched
 from lab.compare.read import Run
 from lab.tracking.text import clean, short_names
 
@@ -23,56 +24,9 @@ GROUP_KEYS = {
 }
 # Of the settings that are not swept.
 FIRST_GROUPS = ("fault", "trainer", "model", "data", "adapter", "reload")
-# Not shown as differences: they follow from other settings, or say nothing about the training.
-HIDDEN_GROUPS = ("version", "name", "hardware", "tracker", "objective", "sweep")
-# Losses are equal bit for bit whatever these are.
-NOT_AFFECTING_LOSS = (
-    *HIDDEN_GROUPS,
-    "explain",
-    "reload",
-    "memory",
-    "worker",
-    "checkpoint",
-    "fault",
-)
-KEYS_NOT_AFFECTING_LOSS = ("train.val_interval_steps", "train.val_batches")
-
 LABEL_SETTINGS = 3  # in a label, where no sweep says which
 VALUE_LETTERS = 28
 FEW_STEPS = 400  # from more on, losses are shown smoothed first
-REFERENCE = "reference"
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One run in a comparison.
-
-    Attributes:
-        number: its job number in a sweep, else its index among the runs.
-        label: number and settings, e.g. ``1: interval_steps=10``.
-        short: number and values only, for a legend whose title names the settings.
-        values: the settings that differ, as text, in the order of the comparison's keys.
-        loss_match: its loss against that of the longest run with the same learning settings:
-            ``reference``, ``= NUMBER``, ``≠ NUMBER from step STEP``; empty if there is no other.
-    """
-
-    number: int
-    label: str
-    short: str
-    values: tuple[str, ...]
-    loss_match: str
-    run: Run
-
-    def range(self, figure: str) -> tuple[float, float] | None:
-        """Minimum and maximum of one memory figure over the run, in GB; None without values."""
-        values = self.run.columns[f"memory/{figure}_gb"]
-        there = values[~np.isnan(values)]
-        return (float(there.min()), float(there.max())) if len(there) else None
-
-    def overhead_and_peak(self, figure: str) -> tuple[float, float] | None:
-        """Overhead (fraction of the time) and peak of one memory figure (GB), if both are known."""
-        overhead, known = self.run.figures.overhead_fraction, self.range(figure)
-        return None if overhead is None or known is None else (overhead, known[1])
 
 
 @dataclass(frozen=True)
@@ -82,14 +36,23 @@ class Comparison:
     Attributes:
         keys: settings that differ, swept ones first.
         named_by: the keys in the labels, swept ones if there are any.
-        notes: caveats and unreadable files, one line each.
+        entries: one for each run.
+        lines: what is drawn: the runs, those that differ in their seed only as one.
+        figure: the memory figure shown first: what the policies watch.
+        caveats: why the runs are not quite comparable, one line each.
+        notes: the caveats and unreadable files, one line each.
+        has_twins: whether there are runs that no setting tells apart.
     """
 
     title: str
     keys: tuple[str, ...]
     named_by: tuple[str, ...]
     entries: tuple[Entry, ...]
+    lines: tuple[Line, ...]
+    figure: str
+    caveats: tuple[str, ...]
     notes: tuple[str, ...]
+    has_twins: bool
 
     @property
     def is_explained(self) -> bool:
@@ -97,10 +60,14 @@ class Comparison:
         return any(entry.run.explained for entry in self.entries)
 
     @property
-    def figure(self) -> str:
-        """The memory figure shown first: ``process`` if most policies watch it, else ``peak``."""
-        metrics = [e.run.settings.get("reload.metric", "process") for e in self.entries]
-        return "process" if 2 * metrics.count("process") >= len(metrics) else "peak"
+    def is_grouped(self) -> bool:
+        """Whether some line is of several runs."""
+        return len(self.lines) < len(self.entries)
+
+    @property
+    def told_by(self) -> tuple[str, ...]:
+        """The keys that tell the lines apart: without the seed if that only repeats runs."""
+        return tuple(k for k in self.named_by if k != REPEATING or not self.is_grouped)
 
     @property
     def is_long(self) -> bool:
@@ -125,20 +92,25 @@ def compare(runs: Sequence[Run], *, title: str, notes: Iterable[str] = ()) -> Co
         Entry(
             number=number,
             label=f"{number}: {', '.join(_named(run, named_by)) or _own_name(run)}",
-            short=f"{number}: {', '.join(_values(run, named_by)) or _own_name(run)}",
             values=tuple(format_setting(_value(run, key)) for key in keys),
             loss_match=matches[i],
             run=run,
         )
         for i, (number, run) in enumerate(zip(numbers, runs, strict=True))
     )
+    told_by = [key for key in named_by if key != REPEATING]
+    caveats = [clean(line) for line in _caveats(runs)]
     problems = [f"{entry.label}: {p}" for entry in entries for p in entry.run.problems]
     return Comparison(
         title=clean(title),
         keys=tuple(keys),
         named_by=tuple(named_by),
         entries=entries,
-        notes=tuple(map(clean, (*notes, *_caveats(runs), *problems))),
+        lines=lines_of(entries, [", ".join(_named(run, told_by)) for run in runs], keys),
+        figure=watched(runs),
+        caveats=tuple(caveats),
+        notes=tuple(map(clean, (*notes, *caveats, *problems))),
+        has_twins=len({entry.values for entry in entries}) < len(entries),
     )
 
 
@@ -183,10 +155,6 @@ def _named(run: Run, keys: Sequence[str]) -> list[str]:
     return [
         f"{name}={clipped(format_setting(_value(run, key)))}" for name, key in pairs if key in known
     ]
-
-
-def _values(run: Run, keys: Sequence[str]) -> list[str]:
-    return [text.partition("=")[2] or "-" for text in _named(run, keys)]
 
 
 def _own_name(run: Run) -> str:
@@ -242,72 +210,22 @@ def _source(runs: Sequence[Run], group: str) -> list[str]:
     return [clipped(name, 60) for name in found.values()]
 
 
-# --- Losses -------------------------------------------------------------------------------------
-
-
-def match_losses(runs: Sequence[Run], numbers: Sequence[int]) -> list[str]:
-    """Compare the loss of each run with that of the longest run with the same learning settings.
-
-    Equal means bit for bit at every step that both have.
-
-    Arguments:
-        numbers: of the runs, as they are printed.
-
-    Returns:
-        One text for each run, see :class:`Entry`.
-    """
-    alike: dict[tuple[Any, ...], list[int]] = {}
-    for i, run in enumerate(runs):
-        if run.settings and len(run.columns):
-            alike.setdefault(_learning_settings(run.settings), []).append(i)
-    result = [""] * len(runs)
-    for members in alike.values():
-        reference = max(members, key=lambda i: (len(runs[i].columns), -i))
-        for i in members if len(members) > 1 else ():
-            result[i] = _loss_match(runs[i], runs[reference], numbers[reference])
-        if len(members) > 1:
-            result[reference] = REFERENCE
-    return result
-
-
-def _learning_settings(settings: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(
-        (key, repr(value))
-        for key, value in sorted(settings.items())
-        if _group(key) not in NOT_AFFECTING_LOSS and key not in KEYS_NOT_AFFECTING_LOSS
-    )
-
-
-def _loss_match(run: Run, reference: Run, number: int) -> str:
-    steps = min(len(run.columns), len(reference.columns))
-    same = np.ones(steps, bool)
-    for key in ("step", "loss"):
-        mine, other = (r.columns[key][:steps] for r in (run, reference))
-        same &= (mine == other) | (np.isnan(mine) & np.isnan(other))
-    if not same.all():
-        return f"≠ {number} from step {run.columns['step'][np.argmin(same)]:.0f}"
-    return f"= {number}" + (f", {steps} steps" if steps < len(reference.columns) else "")
-
-
-def agreement(entries: Sequence[Entry]) -> str:
-    """Sum up the loss matches of all runs in a few words; empty if none can be compared."""
-    alike = [entry.loss_match for entry in entries if entry.loss_match]
-    different = sum(match.startswith("≠") for match in alike)
-    kinds = alike.count(REFERENCE)
-    if different:
-        return f"{different} of {len(alike)} runs differ from one with the same settings"
-    if kinds > 1:
-        return f"the same in every bit within each of {kinds} settings ({len(alike)} runs)"
-    return f"the same in every bit in {len(alike)} runs" if alike else ""
-
-
 # --- Overhead against peak memory ---------------------------------------------------------------
 
 
-def overhead_peak_front(entries: Sequence[Entry], figure: str) -> list[tuple[float, float]]:
-    """The Pareto front of overhead and peak over the completed runs, or over all if none is."""
-    completed = [entry for entry in entries if entry.run.state == "completed"]
-    points = [entry.overhead_and_peak(figure) for entry in completed or entries]
+class Judged(Protocol):
+    """A run or a line, as the front sees it."""
+
+    @property
+    def state(self) -> str: ...
+
+    def overhead_and_peak(self, figure: str) -> tuple[float, float] | None: ...
+
+
+def overhead_peak_front(judged: Sequence[Judged], figure: str) -> list[tuple[float, float]]:
+    """The Pareto front of overhead and peak over what completed, or over all if nothing did."""
+    completed = [one for one in judged if one.state == "completed"]
+    points = [one.overhead_and_peak(figure) for one in completed or judged]
     return pareto_front([point for point in points if point is not None])
 
 

@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lab.compare.comparison import Comparison, agreement
-from lab.compare.traces import TIME_UNITS, escaped, longest, time_unit
-from lab.plots.columns import MEMORY_FIGURES
+from lab.compare.comparison import Comparison
+from lab.compare.losses import agreement
 from lab.plots.style import GRID, INK, MUTED
-from lab.tracking.text import short_names
 
-HEIGHT = 860
-LEFT, RIGHT = (0.0, 0.66), (0.735, 1.0)
+LEFT, RIGHT, WHOLE = (0.0, 0.66), (0.735, 1.0), (0.0, 1.0)
 MEMORY, LOSS, SPEED = (0.585, 0.97), (0.285, 0.505), (0.0, 0.205)
-
-TITLES = {
-    "process": "Memory of the process",
-    "active": "MLX active memory",
-    "cache": "MLX cache",
-    "peak": "MLX peak memory of each step",
-}
 
 AXIS = {
     "gridcolor": GRID,
@@ -37,78 +27,80 @@ ALONG = {
     "spikedash": "dot",
     "spikesnap": "cursor",
 }
+ASIDE = {"xanchor": "right", "font": {"size": 12, "color": MUTED}}
 
 
 def layout(comparison: Comparison) -> dict[str, Any]:
-    """Plotly's layout, without what the page's switches set."""
+    """Plotly's layout, without what the page's switches and its width set."""
     return {
-        "xaxis": _axis("y", LEFT, **ALONG, showticklabels=False, autorangeoptions={"clipmin": 0}),
-        "xaxis2": _axis("y2", LEFT, **ALONG, showticklabels=False, matches="x"),
-        "xaxis3": _axis("y3", LEFT, **ALONG, matches="x", title=_title("step")),
-        "xaxis4": _axis("y4", RIGHT, rangemode="tozero", title=_title("overhead (% of the time)")),
-        "yaxis": _axis("x", MEMORY, title=_title("GB")),
-        "yaxis2": _axis("x2", LOSS, title=_title("nats a token")),
-        "yaxis3": _axis("x3", SPEED, title=_title("tokens/s"), rangemode="tozero"),
-        "yaxis4": _axis("x4", MEMORY, title=_title("peak GB")),
+        "xaxis": _axis("y", **ALONG, showticklabels=False, autorangeoptions={"clipmin": 0}),
+        "xaxis2": _axis("y2", **ALONG, showticklabels=False, matches="x"),
+        "xaxis3": _axis("y3", **ALONG, matches="x", title=_title("step")),
+        "xaxis4": _axis("y4", rangemode="tozero", title=_title("overhead (% of the time)")),
+        "yaxis": _axis("x", title=_title("GB")),
+        "yaxis2": _axis("x2", title=_title("nats a token")),
+        "yaxis3": _axis("x3", title=_title("tokens/s"), rangemode="tozero"),
+        "yaxis4": _axis("x4", title=_title("peak GB")),
         "annotations": [
-            _head("", LEFT[0], MEMORY),
-            _head("", LEFT[0], LOSS),
-            _head("Speed, mean of a fortieth of the run", LEFT[0], SPEED),
-            _head("Overhead against peak memory", RIGHT[0], MEMORY),
-            _head(agreement(comparison.entries), LEFT[1], LOSS)
-            | {"xanchor": "right", "font": {"size": 12, "color": MUTED}},
+            _head(""),
+            _head(""),
+            _head("Speed, mean of a fortieth of the run"),
+            _head(""),
+            _head(agreement(e.loss_match for e in comparison.entries)) | ASIDE,
+            _head("") | ASIDE,
         ],
-        "legend": {
-            "x": RIGHT[0] - 0.015,
-            "y": LOSS[1] - 0.02,
-            "yanchor": "top",
-            "maxheight": 0.485,
-            "itemsizing": "constant",
-            "title": {"text": _legend_title(comparison), "font": {"size": 13, "weight": 600}},
-        },
+        "legend": {"yanchor": "top", "itemsizing": "constant", "bgcolor": "rgba(0,0,0,0)"},
         "template": "none",
         "font": {"family": "system-ui, sans-serif", "color": INK, "size": 12},
-        "hovermode": "closest",
+        "hovermode": "x unified",
         "hoverlabel": {"namelength": -1, "bgcolor": "white", "font": {"color": INK}},
         "margin": {"l": 76, "r": 16, "t": 28, "b": 44},
         "modebar": {"remove": ["select2d", "lasso2d"]},
-        "height": HEIGHT,
     }
 
 
-def memory_ranges(comparison: Comparison) -> dict[str, tuple[float, float]]:
-    """Range of the memory axes in GB, by figure; wide enough that 1 % differences look small."""
-    found = {}
-    for figure in MEMORY_FIGURES:
-        ranges = [r for entry in comparison.entries if (r := entry.range(figure)) is not None]
-        low, high = (min(r[0] for r in ranges), max(r[1] for r in ranges)) if ranges else (0, 1)
-        found[figure] = (0.9 * low, 1.03 * high)
-    return found
+def places() -> dict[str, dict[str, Any]]:
+    """What the width of the page sets, as plotly's relayout takes it."""
+    charts = (MEMORY, LOSS, SPEED, MEMORY)
+    wide = _placed(charts, (LEFT, LEFT, LEFT, RIGHT), aside=LEFT[1], lift=0.008)
+    wide |= {"legend.x": RIGHT[0] - 0.015, "legend.y": LOSS[1] - 0.02, "legend.maxheight": 0.485}
+    below = ((0.785, 0.98), (0.555, 0.72), (0.375, 0.49), (0.165, 0.3))
+    narrow = _placed(below, (WHOLE,) * 4, aside=1.0, lift=0.004)
+    narrow |= {"legend.x": 0, "legend.y": 0.115, "legend.maxheight": 0.12, "margin.l": 56}
+    return {"wide": wide | {"height": 860, "margin.l": 76}, "narrow": narrow | {"height": 1500}}
 
 
-def axis_ends(comparison: Comparison) -> dict[str, float]:
-    """Ends of the horizontal axis, in steps and in the time unit: the longest run and 1 %."""
-    time = longest(comparison, "time") / TIME_UNITS[time_unit(comparison)]
-    return {"step": 1.01 * longest(comparison, "step") or 1, "time": 1.01 * time or 1}
+def _placed(
+    rows: Sequence[tuple[float, float]],
+    columns: Sequence[tuple[float, float]],
+    *,
+    aside: float,
+    lift: float,
+) -> dict[str, Any]:
+    """Where the four charts are, their heads, and what is said at the right of two of them."""
+    placed: dict[str, Any] = {}
+    for i, (row, column) in enumerate(zip(rows, columns, strict=True)):
+        number = i + 1 if i else ""
+        placed |= {f"xaxis{number}.domain": column, f"yaxis{number}.domain": row}
+        placed |= {f"annotations[{i}].x": column[0], f"annotations[{i}].y": row[1] + lift}
+    under = aside == WHOLE[1]  # where there is no room beside the head
+    for i, row in ((4, rows[1]), (5, rows[0])):
+        placed |= {f"annotations[{i}].x": aside, f"annotations[{i}].y": row[1] + lift * (not under)}
+        placed[f"annotations[{i}].yanchor"] = "top" if under else "bottom"
+    return placed
 
 
-def _legend_title(comparison: Comparison) -> str:
-    return escaped(f"run: {', '.join(short_names(comparison.named_by))}".rstrip(": "))
-
-
-def _axis(anchor: str, domain: tuple[float, float], **rest: Any) -> Mapping[str, Any]:
-    return AXIS | {"anchor": anchor, "domain": domain} | rest
+def _axis(anchor: str, **rest: Any) -> Mapping[str, Any]:
+    return AXIS | {"anchor": anchor} | rest
 
 
 def _title(text: str) -> dict[str, Any]:
     return {"text": text, "font": {"size": 12}, "standoff": 8}
 
 
-def _head(text: str, x: float, row: tuple[float, float]) -> dict[str, Any]:
+def _head(text: str) -> dict[str, Any]:
     return {
         "text": text,
-        "x": x,
-        "y": row[1] + 0.008,
         "xref": "paper",
         "yref": "paper",
         "xanchor": "left",

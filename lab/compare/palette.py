@@ -1,4 +1,4 @@
-"""The colour and the dashes of each run, the same on the page and in the picture."""
+"""The colour of each run and the dashes of each line, the same on the page and in the picture."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lab.plots.style import MUTED
 FEW = ("#1864ab", "#e8590c", "#2b8a3e", "#5f3dc4", "#c92a2a", "#0b7285", "#a61e4d", "#846358")
 DASHES = ("solid", "dash", "dot", "dashdot")  # as plotly names them
 BY_RUN = "run"
-MANY = 12  # runs; more get thin lines without dashes
+MANY = 12  # lines; more get thin lines without dashes
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,19 @@ class Palette:
 
 def palettes(comparison: Comparison) -> list[Palette]:
     """The palettes to choose from; reload and memory settings first, one colour a run last."""
-    keys = sorted(comparison.named_by, key=lambda key: not key.startswith(("reload.", "memory.")))
+    keys = sorted(comparison.told_by, key=lambda key: not key.startswith(("reload.", "memory.")))
     return [
         *(_by_setting(comparison, key) for key in keys),
-        Palette(BY_RUN, tuple(_distinct(len(comparison.entries)))),
+        _by_line(comparison),
     ]
+
+
+def _by_line(comparison: Comparison) -> Palette:
+    """A colour for each line, whose runs share it."""
+    of_runs = dict[int, str]()
+    for line, colour in zip(comparison.lines, _distinct(len(comparison.lines)), strict=True):
+        of_runs |= {id(entry): colour for entry in line.entries}
+    return Palette(BY_RUN, tuple(of_runs[id(entry)] for entry in comparison.entries))
 
 
 def _by_setting(comparison: Comparison, key: str) -> Palette:
@@ -44,7 +52,7 @@ def _by_setting(comparison: Comparison, key: str) -> Palette:
     known = [value for value in values if value is not None]
     numbers = sorted({float(v) for v in known if _is_number(v)})
     if len(numbers) >= 3 and all(map(_is_number, known)):
-        scale = dict(zip(numbers, _sampled("viridis", len(numbers), 0.0, 0.88), strict=True))
+        scale = dict(zip(numbers, _sampled("viridis", len(numbers), 0.0, 0.78), strict=True))
         colours = tuple(MUTED if v is None else scale[float(v)] for v in values)
         return Palette(key, colours, tuple(scale.items()))
     texts = [str(value) for value in values]
@@ -58,14 +66,14 @@ def _distinct(count: int) -> Sequence[str]:
 
 
 def dashes(comparison: Comparison) -> list[str]:
-    """Dash styles of at most ``MANY`` runs, by a setting that does not colour them already."""
-    entries = comparison.entries
-    for key in comparison.named_by if len(entries) <= MANY else ():
-        values = [str(entry.run.settings.get(key)) for entry in entries]
+    """Dash styles of at most ``MANY`` lines, by a setting that does not colour them already."""
+    firsts = [line.entries[0] for line in comparison.lines]
+    for key in comparison.told_by if len(firsts) <= MANY else ():
+        values = [str(entry.run.settings.get(key)) for entry in firsts]
         order = list(dict.fromkeys(values))
         if 1 < len(order) <= len(DASHES) and key != palettes(comparison)[0].by:
             return [DASHES[order.index(value)] for value in values]
-    return [DASHES[0]] * len(entries)
+    return [DASHES[0]] * len(firsts)
 
 
 def _sampled(name: str, count: int, low: float, high: float) -> Sequence[str]:

@@ -12,7 +12,7 @@ from lab.catalog.find import RunLocation
 from lab.config.keys import Config
 from lab.config.schema import ConfigError, to_dict
 from lab.explain.explanation import Explanation, read_explanation
-from lab.plots.columns import Columns, read_columns_fast, read_reloads
+from lab.plots.columns import MEMORY_FIGURES, Columns, read_columns_fast, read_reloads
 from lab.records.files import read_summary
 from lab.records.summary import figures_so_far
 from lab.tracking.text import clean
@@ -20,13 +20,18 @@ from lab.tracking.text import clean
 
 @dataclass(frozen=True)
 class ReloadPoint:
-    """A reload as it is drawn: the step it followed, GB of 2^30 bytes freed, seconds taken."""
+    """A reload as it is drawn: the step it followed, GB of 2^30 bytes freed, seconds taken.
+
+    Attributes:
+        before: memory figures just before it, in GB, as far as they are known.
+    """
 
     step: int
     reason: str
     freed_gb: float | None
     seconds: float | None
     method: str
+    before: Mapping[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +84,8 @@ class Run:
         swept: keys that its sweep varies.
         data: fingerprint of the training data, if known.
         problems: one line for each file that could not be read.
+        budget_figure: the memory figure that the budget is held on.
+        began: when its config was written, in seconds since the epoch; None without one.
         explained: what grows, who holds it and the remedy; None where no ``explain.json`` says so.
     """
 
@@ -94,6 +101,8 @@ class Run:
     columns: Columns
     reloads: tuple[ReloadPoint, ...]
     problems: tuple[str, ...]
+    budget_figure: str
+    began: float | None
     explained: Explanation | None = None
 
     @property
@@ -118,7 +127,8 @@ def read_run(location: RunLocation) -> Run:
     if not len(columns):
         problems.append("has no rows yet" if state == "running" else "has no rows")
     environment = summary.get("environment")
-    data = environment.get("data_fingerprint") if isinstance(environment, Mapping) else None
+    known = environment if isinstance(environment, Mapping) else {}
+    data = known.get("data_fingerprint")
     return Run(
         folder=folder,
         name=str(settings.get("name", folder.resolve().name)),
@@ -132,6 +142,8 @@ def read_run(location: RunLocation) -> Run:
         columns=columns,
         reloads=tuple(_reload_point(event) for event in _reloads(folder, problems)),
         problems=tuple(problems),
+        budget_figure=_budget_figure(known),
+        began=_began(folder),
         explained=explained,
     )
 
@@ -200,6 +212,30 @@ def _reloads(folder: Path, problems: list[str]) -> Iterator[dict[str, Any]]:
         problems.append(f"events.jsonl cannot be read: {error.strerror}")
 
 
+def _budget_figure(environment: Mapping[str, Any]) -> str:
+    """On CUDA the budget is held on MLX's memory, elsewhere on that of the process."""
+    is_linux = str(environment.get("platform")).startswith("Linux")
+    return "mlx" if is_linux and "gpu" in str(environment.get("device")) else "process"
+
+
+def _began(folder: Path) -> float | None:
+    try:
+        return (folder / "config.yaml").stat().st_mtime
+    except OSError:
+        return None
+
+
+def _before(figures: object) -> dict[str, float]:
+    known = figures if isinstance(figures, Mapping) else {}
+    values = {name: _number(known.get(f"memory/{name}_gb")) for name in MEMORY_FIGURES}
+    found = {name: value for name, value in values.items() if value is not None}
+    # The peak of the steps since its last reading is no peak of a step.
+    found.pop("peak", None)
+    if "active" in found and "cache" in found:
+        found["mlx"] = found["active"] + found["cache"]
+    return found
+
+
 def _reload_point(event: Mapping[str, Any]) -> ReloadPoint:
     parts = event.get("seconds")
     times = [_number(part) for part in parts.values()] if isinstance(parts, Mapping) else []
@@ -209,6 +245,7 @@ def _reload_point(event: Mapping[str, Any]) -> ReloadPoint:
         freed_gb=_number(event.get("freed_gb")),
         seconds=sum(max(t, 0.0) for t in times if t is not None) if times else None,
         method=clean(str(event.get("method"))),
+        before=_before(event.get("before")),
     )
 
 

@@ -1,289 +1,122 @@
-"""The plotly traces of a comparison: its curves, reloads and points."""
+"""The plotly traces of a comparison: its curves, reloads, limits and points."""
 
 from __future__ import annotations
 
-import base64
-import html
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from lab.compare.comparison import Comparison, Entry, overhead_peak_front
-from lab.compare.palette import MANY, dashes, palettes
-from lab.plots.columns import MEMORY_FIGURES, Columns
-from lab.plots.curves import BINS, Values, extremes
+from lab.compare.comparison import Comparison, Judged, overhead_peak_front
+from lab.compare.line_traces import LineTraces
+from lab.compare.memory import FIGURES, Limit, limits_of, threshold_of
+from lab.compare.palette import dashes, palettes
+from lab.compare.scales import TIME_UNITS, longest, near_limits, time_unit
+from lab.compare.trace import Trace, TracePoints, plane
 from lab.plots.style import MUTED
 
-MOST_POINTS = 60_000  # of one kind of curve over all runs, so that the page stays light
-FEWEST_BINS = 100
-MOST_RELOAD_MARKS = 3_000  # over all runs
-FEWEST_RELOAD_MARKS = 12  # of one run
-RIBBONS = 6  # runs whose equal curves can be told apart by their widths
-
-TIME_UNITS = {"s": 1, "min": 60, "h": 3600}
-LOSSES = ("every step", "smoothed", "validation")
-
-
-@dataclass(frozen=True)
-class TracePoints:
-    """The points of one trace for one position of its switch.
-
-    Attributes:
-        step: x over steps.
-        time: x over time, in the page's time unit.
-        texts: hover text of each point beside its numbers; empty if there is none.
-    """
-
-    step: Values
-    time: Values
-    y: Values
-    texts: tuple[str, ...] = ()
-
-    def packed(self) -> dict[str, Any]:
-        """For JSON: numbers as base64 of little-endian float32, a third as long as digits."""
-        numbers = {"step": self.step, "time": self.time, "y": self.y}
-        texts = {"texts": self.texts} if self.texts else {}
-        return {name: _base64(values) for name, values in numbers.items()} | texts
-
-
-def _base64(values: Values) -> str:
-    return base64.b64encode(np.asarray(values, "<f4").tobytes()).decode()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trace:
-    """A plotly trace whose points are set by the page's switches.
-
-    Attributes:
-        style: everything but the points.
-        parts: the points, by the position of the switch.
-        switch: ``memory`` or ``loss``; empty where there is one part only.
-        run: index of its run among the entries; None for what belongs to no run.
-        hover: hover templates for the horizontal axes ``step`` and ``time``.
-        widths: line widths for the same; empty for markers.
-    """
-
-    style: Mapping[str, Any]
-    parts: Mapping[str, TracePoints]
-    switch: str = ""
-    run: int | None = None
-    hover: Mapping[str, str] = field(default_factory=dict)
-    widths: Mapping[str, float] = field(default_factory=dict)
-
-    def packed(self) -> dict[str, Any]:
-        parts = {name: part.packed() for name, part in self.parts.items()}
-        chosen = {"switch": self.switch, "hover": self.hover, "widths": self.widths}
-        return {"run": self.run, "parts": parts, **chosen}
+MOST_LINES = 120  # drawn; of more, the front, the groups and every n-th
 
 
 def traces_of(comparison: Comparison) -> list[Trace]:
-    """All traces: five a run, in the same order for each, then the Pareto front."""
-    unit = time_unit(comparison)
-    drawn = zip(
-        comparison.entries, palettes(comparison)[0].colours, dashes(comparison), strict=True
-    )
+    """All traces: five a line, in the same order for each, then bands, limits and the front."""
+    unit, colours = time_unit(comparison), palettes(comparison)[0].colours
+    chosen = drawn_lines(comparison)
+    styles = zip(comparison.lines, dashes(comparison), strict=True)
+    drawn = [
+        LineTraces(line, colours[line.index], dash, chosen[line.index], len(chosen), unit)
+        for line, dash in styles
+        if line.index in chosen
+    ]
     return [
-        *(
-            trace
-            for index, (entry, colour, dash) in enumerate(drawn)
-            for trace in _RunTraces(
-                index, entry, colour, dash, len(comparison.entries), unit
-            ).traces()
-        ),
-        _front(comparison.entries),
+        *chain.from_iterable(line.traces() for line in drawn),
+        *chain.from_iterable(line.bands() for line in drawn if line.line.is_group),
+        *limit_traces(comparison, colours),
+        *rest_traces(comparison, chosen),
+        _front(comparison.lines),
     ]
 
 
-def time_unit(comparison: Comparison) -> str:
-    """The time unit of all charts, from the longest run."""
-    seconds = longest(comparison, "time")
-    return "s" if seconds < 600 else "min" if seconds < 4 * 3600 else "h"
+def drawn_lines(comparison: Comparison) -> dict[int, int]:
+    """Which lines are drawn as curves: their indices, each with its rank among them."""
+    lines = comparison.lines
+    if len(lines) > MOST_LINES:
+        points = {p for figure in FIGURES for p in overhead_peak_front(lines, figure)}
+        best = [n for n in lines if points & {n.overhead_and_peak(figure) for figure in FIGURES}]
+        groups = [line for line in lines if line.is_group]
+        every = lines[:: -(-len(lines) // MOST_LINES)]
+        kept = {line.index: line for line in (*best, *groups, *every)}
+        lines = sorted(list(kept.values())[:MOST_LINES], key=lambda line: line.index)
+    return {line.index: rank for rank, line in enumerate(lines)}
 
 
-def first_loss(comparison: Comparison) -> str:
-    return LOSSES[1] if comparison.is_long else LOSSES[0]
+def limit_traces(comparison: Comparison, colours: Sequence[str]) -> list[Trace]:
+    """Horizontal lines: the threshold of each line in its colour, and what bounds all runs."""
+    near = {limit for figure in FIGURES for limit in near_limits(comparison, figure)[0]}
+    chosen = drawn_lines(comparison)
+    own = [
+        _limit(comparison, limit, colours[line.index], line.index)
+        for line in comparison.lines
+        if line.index in chosen
+        and (limit := threshold_of(line.entries[0].run)) is not None
+        and limit in near
+    ]
+    bounds = dict.fromkeys(limit for e in comparison.entries for limit in limits_of(e.run))
+    return own + [_limit(comparison, limit, MUTED, None) for limit in bounds if limit in near]
 
 
-def longest(comparison: Comparison, key: str) -> float:
-    """The largest step or time (s) over all runs; 0 without rows."""
-    columns = [entry.run.columns[key] for entry in comparison.entries]
-    return max((float(np.nanmax(values, initial=0.0)) for values in columns), default=0.0)
-
-
-@dataclass(frozen=True)
-class _RunTraces:
-    """Make the traces of one run among ``count``."""
-
-    index: int
-    entry: Entry
-    colour: str
-    dash: str
-    count: int
-    unit: str
-
-    def traces(self) -> list[Trace]:
-        return [self._memory(), self._reloads(), self._loss(), self._speed(), self._point()]
-
-    @property
-    def _columns(self) -> Columns:
-        return self.entry.run.columns
-
-    @property
-    def _head(self) -> str:
-        return f"<b>{escaped(self.entry.label)}</b>"
-
-    def _style(self, mode: str, panel: int, **style: Any) -> dict[str, Any]:
-        number = "" if panel == 1 else panel
-        return {
-            "type": "scatter",
-            "mode": mode,
-            "name": escaped(self.entry.short),
-            "legendgroup": f"run{self.index}",
-            "showlegend": False,
-            "xaxis": f"x{number}",
-            "yaxis": f"y{number}",
-            **style,
-        }
-
-    def _line(self, width: float) -> dict[str, Any]:
-        return {"color": self.colour, "width": width, "dash": self.dash}
-
-    def _memory(self) -> Trace:
-        line = self._line(1.6 if self.count <= MANY else 1.0)
-        return Trace(
-            style=self._style("lines", 1, line=line, showlegend=True, legendrank=self.index + 1),
-            parts={name: self._part(self._columns[f"memory/{name}_gb"]) for name in MEMORY_FIGURES},
-            switch="memory",
-            run=self.index,
-            hover=self._hover("%{y:.3f} GB"),
-        )
-
-    def _loss(self) -> Trace:
-        # Equal curves lie on each other: of few, each later one is thinner, so that all are seen.
-        later = self.count - 1 - self.index if self.count <= RIBBONS else 0
-        ribbon = 1.4 + 1.7 * later
-        losses = (self._columns["loss"], self._columns.smooth("loss"), self._columns["val_loss"])
-        return Trace(
-            style=self._style("lines", 2, line=self._line(ribbon)),
-            parts=dict(zip(LOSSES, map(self._part, losses), strict=True)),
-            switch="loss",
-            run=self.index,
-            hover=self._hover("loss %{y:.4f}"),
-            widths={"step": ribbon, "time": 1.4},
-        )
-
-    def _speed(self) -> Trace:
-        return Trace(
-            style=self._style("lines", 3, line=self._line(1.4 if self.count <= MANY else 1.0)),
-            parts={"": self._part(self._columns.speed())},
-            run=self.index,
-            hover=self._hover("%{y:,.0f} tokens/s"),
-        )
-
-    def _part(self, values: Values) -> TracePoints:
-        bins = min(BINS, max(FEWEST_BINS, MOST_POINTS // (2 * self.count)))
-        there = np.flatnonzero(~np.isnan(values))
-        if len(there) > 2 * bins:
-            there = there[extremes(values[there], bins)]
-        return self._points(there, values)
-
-    def _points(
-        self, at: NDArray[np.intp], values: Values, texts: tuple[str, ...] = ()
-    ) -> TracePoints:
-        time = self._columns["time"][at] / TIME_UNITS[self.unit]
-        return TracePoints(self._columns["step"][at], time, values[at], texts)
-
-    def _hover(self, value: str) -> dict[str, str]:
-        head, tail = f"{self._head}<br>", f"<br>{value}<extra></extra>"
-        return {
-            "step": f"{head}step %{{x:.0f}}, %{{customdata:.4~g}} {self.unit}{tail}",
-            "time": f"{head}step %{{customdata:.0f}}, %{{x:.4~g}} {self.unit}{tail}",
-        }
-
-    def _reloads(self) -> Trace:
-        """The reloads, on the curve of the chosen figure; of very many, every n-th."""
-        reloads = self.entry.run.reloads
-        rows = {step: row for row, step in enumerate(self._columns["step"].tolist())}
-        known = [(rows[r.step], n, r) for n, r in enumerate(reloads, 1) if r.step in rows]
-        every = max(1, -(-len(known) // max(FEWEST_RELOAD_MARKS, MOST_RELOAD_MARKS // self.count)))
-        at = np.array([row for row, *_ in known[every - 1 :: every]], np.intp)
-        texts = tuple(
-            f"reload {n} of {len(reloads)} ({escaped(r.reason)}) after step {r.step}<br>"
-            + ("" if r.freed_gb is None else f"gave {r.freed_gb:.3f} GB back, ")
-            + ("" if r.seconds is None else f"took {r.seconds:.2f} s")
-            for _, n, r in known[every - 1 :: every]
-        )
-        marker = {
-            "symbol": "triangle-down",
-            "size": 9 if self.count <= MANY else 5,
-            "color": self.colour,
-            "line": {"color": "white", "width": 1 if self.count <= MANY else 0.5},
-        }
-        hover = f"{self._head}<br>%{{text}}<extra></extra>"
-        return Trace(
-            style=self._style("markers", 1, marker=marker),
-            parts={
-                name: self._points(at, self._columns[f"memory/{name}_gb"], texts)
-                for name in MEMORY_FIGURES
-            },
-            switch="memory",
-            run=self.index,
-            hover={"step": hover, "time": hover},
-        )
-
-    def _point(self) -> Trace:
-        """The run's overhead and peak memory; hollow if it did not complete."""
-        state, size = self.entry.run.state, 11 if self.count <= MANY else 8
-        marker = {"size": size, "color": self.colour, "line": {"color": "white", "width": 1}}
-        if state != "completed":
-            marker |= {"symbol": "circle-open", "line": {"width": 1.6}}
-        hover = (
-            f"{self._head}, {escaped(state)}"
-            "<br>overhead %{x:.1f} %, peak %{y:.3f} GB<extra></extra>"
-        )
-        points = {name: self.entry.overhead_and_peak(name) for name in MEMORY_FIGURES}
-        return Trace(
-            style=self._style("markers", 4, marker=marker, cliponaxis=False),
-            parts={name: _plane([point] if point else []) for name, point in points.items()},
-            switch="memory",
-            run=self.index,
-            hover={"step": hover, "time": hover},
-        )
-
-
-def _front(entries: Sequence[Entry]) -> Trace:
+def _limit(comparison: Comparison, limit: Limit, colour: str, run: int | None) -> Trace:
     style = {
         "type": "scatter",
-        "mode": "lines",
-        "line": {"shape": "hv", "color": MUTED, "width": 1.3, "dash": "dot"},
+        "mode": "lines+text",
+        "line": {"color": colour, "width": 1.2, "dash": "dash"},
+        "textposition": "top right",
+        "textfont": {"size": 11, "color": colour},
         "hoverinfo": "skip",
         "showlegend": False,
-        "xaxis": "x4",
-        "yaxis": "y4",
+        "xaxis": "x",
+        "yaxis": "y",
     }
-    parts = {name: _plane(pareto_staircase(entries, name)) for name in MEMORY_FIGURES}
-    return Trace(style=style, parts=parts, switch="memory")
+    group = {} if run is None else {"legendgroup": f"run{run}"}
+    ends = [np.array([0.0, longest(comparison, key)]) for key in ("step", "time")]
+    unit = TIME_UNITS[time_unit(comparison)]
+    there = TracePoints(ends[0], ends[1] / unit, np.full(2, limit.gb), (str(limit), ""))
+    nothing = np.array([])
+    empty = TracePoints(nothing, nothing, nothing)
+    parts = {figure: there if figure == limit.figure else empty for figure in FIGURES}
+    return Trace(style=style | group, parts=parts, switch="memory", run=run)
 
 
-def _plane(points: Sequence[tuple[float, float]]) -> TracePoints:
-    overhead, peak = np.array(points, float).reshape(-1, 2).T
-    return TracePoints(overhead * 100, overhead * 100, peak)
+def rest_traces(comparison: Comparison, chosen: Mapping[int, int]) -> list[Trace]:
+    """The points of the lines that are not drawn as curves, all in one trace."""
+    rest = [line for line in comparison.lines if line.index not in chosen]
+    if not rest:
+        return []
+    style = _in_plane("markers", marker={"color": MUTED, "size": 5, "opacity": 0.6})
+    points = {name: [line.overhead_and_peak(name) for line in rest] for name in FIGURES}
+    parts = {name: plane([p for p in known if p is not None]) for name, known in points.items()}
+    return [Trace(style=style, parts=parts, switch="memory")]
 
 
-def pareto_staircase(entries: Sequence[Entry], figure: str) -> list[tuple[float, float]]:
-    """The Pareto front as a step line, prolonged to the highest and the rightmost run."""
-    known = (entry.overhead_and_peak(figure) for entry in entries)
+def _front(judged: Sequence[Judged]) -> Trace:
+    line = {"shape": "hv", "color": MUTED, "width": 1.3, "dash": "dot"}
+    parts = {name: plane(pareto_staircase(judged, name)) for name in FIGURES}
+    return Trace(style=_in_plane("lines", line=line), parts=parts, switch="memory")
+
+
+def _in_plane(mode: str, **style: Any) -> dict[str, Any]:
+    """The style of what belongs to no run, in the chart of overhead against peak."""
+    plain = {"type": "scatter", "mode": mode, "hoverinfo": "skip", "showlegend": False}
+    return plain | {"xaxis": "x4", "yaxis": "y4"} | style
+
+
+def pareto_staircase(judged: Sequence[Judged], figure: str) -> list[tuple[float, float]]:
+    """The Pareto front as a step line, prolonged to the highest and the rightmost point."""
+    known = (one.overhead_and_peak(figure) for one in judged)
     points = [point for point in known if point is not None]
-    steps = overhead_peak_front(entries, figure)
+    steps = overhead_peak_front(judged, figure)
     if not steps:
         return []
     (right, _), (_, top) = max(points), max(points, key=lambda point: point[1])
     return [(steps[0][0], top), *steps, (right, steps[-1][1])]
-
-
-def escaped(text: str) -> str:
-    """Escape text from a run's files for plotly, which reads tags, templates and TeX in it."""
-    return html.escape(text, quote=False).replace("{", "&#123;").replace("$", "&#36;")

@@ -30,6 +30,7 @@ pytestmark = [
 
 HOSTILE = '<img src=x onerror="window.harmed=1"></script><script>window.harmed=1</script>'
 FORMULA = "%{y}$\\frac{a}{b}$"
+DRAWN = "!!window.charts?._fullLayout && !!rows[0].querySelector('i').style.background"
 PANELS = 4  # traces of a run that are seen at the start: memory, loss, speed, its point
 
 
@@ -61,9 +62,7 @@ def open_page(browser: Any) -> Iterator[Any]:
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on("request", lambda r: wrong.append(r.url) if r.url != path.as_uri() else None)
         page.goto(path.as_uri())
-        page.wait_for_function(
-            "window.charts && charts._fullLayout && rows[0].querySelector('i').style.background"
-        )
+        settle(page, DRAWN)
         return page
 
     yield open_page
@@ -96,7 +95,9 @@ def test_every_run_is_in_every_panel_and_in_the_table(open_page: Any, sweep: Pat
     page = open_page(sweep)
     assert drawn(page) == {"xy": 3, "x2y2": 3, "x3y3": 3, "points": 3}
     assert page.locator(".subplot.xy .points path").count() == 7 + 3  # the reloads
-    assert page.locator(".legendtext").all_text_contents() == ["0: 0", "1: 5", "2: 10"]
+    assert page.locator(".legendtext").all_text_contents() == [
+        f"interval_steps={steps}" for steps in (0, 5, 10)
+    ]
     assert page.locator("tbody tr").count() == 3
     assert page.locator("tbody tr >> nth=1").inner_text().split("\t")[1:4] == [
         "5",
@@ -183,16 +184,43 @@ def test_zooming_one_panel_zooms_those_of_the_same_axis(open_page: Any, sweep: P
 def test_hovering_says_run_step_and_value(open_page: Any, sweep: Path) -> None:
     page = open_page(sweep)
     for curve, panel, says in (
-        (5, "xy", "1: interval_steps=5step 5, 2.5 s1.080 GB"),
+        (5, "xy", "1: interval_steps=5 1.080 GB, 2.5 s"),
         (6, "xy", "1: interval_steps=5reload 5 of 7 (interval) after step 25gave 0.250 GB back"),
-        (7, "x2y2", "1: interval_steps=5step 5, 2.5 sloss 1.0000"),
+        (2, "x2y2", "3 runs, the same in every bit: 1.0000, 2.5 s"),
     ):
         hover(page, curve, panel, says)
 
 
+def test_one_tooltip_tells_all_runs_at_a_step(open_page: Any, sweep: Path) -> None:
+    page = open_page(sweep)
+    drag = page.locator(".xy .nsewdrag").bounding_box()
+    page.mouse.move(drag["x"] + drag["width"] * 0.5, drag["y"] + drag["height"] * 0.5)
+    text = "document.querySelector('.hoverlayer')?.textContent ?? ''"
+    settle(page, f"({text}).startsWith('step ')")
+    for name in ("0: interval_steps=0", "1: interval_steps=5", "2: interval_steps=10"):
+        assert name in page.evaluate(text)
+
+
+def test_the_address_keeps_the_view(open_page: Any, sweep: Path) -> None:
+    page = open_page(sweep)
+    page.get_by_text("active", exact=True).click()
+    page.get_by_text("dark", exact=True).click()
+    page.locator("tbody tr").nth(1).click()
+    settle(page, "location.hash === '#memory=active&theme=dark&hidden=1'")
+    page.reload()
+    settle(page, DRAWN)
+    settle(page, "charts.layout.annotations[0].text === 'MLX active memory'")
+    assert page.locator("tbody tr.hidden").count() == 1
+    assert drawn(page)["xy"] == 2
+    assert page.evaluate("document.documentElement.dataset.theme") == "dark"
+    page.set_viewport_size({"width": 390, "height": 800})
+    settle(page, "charts._fullLayout.height === 1500")
+    settle(page, "document.documentElement.scrollWidth === 390")
+
+
 def hover(page: Any, curve: int, panel: str, says: str) -> None:
     point = json.dumps([{"curveNumber": curve, "pointNumber": 4}])
-    text = "document.querySelector('.hovertext')?.textContent ?? ''"
+    text = "document.querySelector('.hoverlayer')?.textContent ?? ''"
     page.evaluate(f"Plotly.Fx.hover(charts, {point}, '{panel}')")
     settle(page, f"({text}).includes({json.dumps(says)})")
 
@@ -204,6 +232,6 @@ def test_hostile_text_is_only_shown(open_page: Any, tmp_path: Path) -> None:
         file.write(json.dumps(reload_event(3, HOSTILE)) + "\n")
     page = open_page(tmp_path)
     hover(page, 0, "xy", "<img src=x")
-    assert page.locator(".legendtext").all_text_contents()[1] == f"1: {FORMULA}"
+    assert page.locator(".legendtext").all_text_contents()[1] == f"name={FORMULA}"
     assert page.locator("img").count() == 0
     assert page.evaluate("window.harmed") is None
