@@ -26,7 +26,7 @@ PYTHON := $(if $(FOUND),,$(shell \
 	done))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test lint bench soak pretrained lock clean no-venv
+.PHONY: help setup train test lint bench soak docs pretrained lock clean no-venv
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' Makefile | \
@@ -52,6 +52,10 @@ bench: $(STAMP) ## run the benchmarks
 
 soak: $(STAMP) ## harm hundreds of runs and compare: make soak ARGS="--faults 300 --seed 0"
 	@$(BIN)/python -m benchmarks.soak $(ARGS)
+
+docs: $(DEV_STAMP) ## make outputs/docs, the guide as a site; a link that leads nowhere fails
+	@$(BIN)/python -m mkdocs build --strict --quiet
+	@echo "open outputs/docs/index.html"
 
 pretrained: $(STAMP) ## make models/smollm2-135m, a real pretrained model, without a model hub
 	@$(BIN)/python -m tools.pretrained $(MODEL)

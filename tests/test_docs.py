@@ -481,7 +481,7 @@ def test_the_readmes_tree_is_the_folder_listing() -> None:
     rooms = [line.split()[0] for line in lines if line.startswith("  ")]
     assert sorted(rooms) == listing("lab", besides=("__init__.py",))
     unnamed = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "outputs/")
-    assert sorted(named) == listing(".", besides=(*unnamed, "pyproject.toml"))
+    assert sorted(named) == listing(".", besides=(*unnamed, "pyproject.toml", "mkdocs.yml"))
 
 
 def listing(folder: str, besides: Sequence[str]) -> list[str]:
@@ -498,3 +498,12 @@ def test_every_relative_link_leads_to_a_file(page: Path) -> None:
     targets = re.findall(r"\]\(([^)\s]+)\)", text_of(page))
     local = [t.partition("#")[0] for t in targets if not re.match("[a-z]+:", t)]
     assert [target for target in local if not (page.parent / target).exists()] == []
+
+
+def test_the_site_is_built_and_every_link_in_it_leads_somewhere(tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    call(sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "-d", site, cwd=ROOT)
+    pages = {path.stem for path in (ROOT / "docs").glob("*.md")}
+    assert {path.stem for path in site.glob("*.html")} == pages | {"404"}
+    loaded = re.findall(r'(?:src|href)="(https?:[^"]+)"', text_of(site / "index.html"))
+    assert [url for url in loaded if "squidfunk" not in url] == []  # but for the theme's own name
