@@ -183,6 +183,7 @@ def test_make_help_lists_every_target(repo: Path) -> None:
         "lint",
         "bench",
         "soak",
+        "docs",
         "pretrained",
         "lock",
         "clean",

@@ -129,11 +129,8 @@ def _refusal(key: str, folder: Path, error: OSError, name: str = "") -> Exceptio
         return _taken(key, folder, name)
     if error.errno in DISK_TROUBLE:
         return error
-    why = (
-        "is a file"
-        if isinstance(error, FileExistsError)
-        else f"cannot be written: {error.strerror}"
-    )
+    is_file = isinstance(error, FileExistsError)
+    why = "is a file" if is_file else f"cannot be written: {error.strerror}"
     return ConfigError(key, folder, f"{why}; choose another folder")
 
 

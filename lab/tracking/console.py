@@ -212,7 +212,9 @@ def _log_above(console: Any) -> list[tuple[logging.StreamHandler[Any], Any]]:
     for handler in logging.getLogger().handlers:
         # A FileHandler is a StreamHandler too: its stream is no terminal, and None once closed.
         stream = getattr(handler, "stream", None)
-        if isinstance(handler, logging.StreamHandler) and stream is not None and stream.isatty():
+        if not isinstance(handler, logging.StreamHandler) or getattr(stream, "closed", True):
+            continue
+        if stream.isatty():
             changed.append((handler, handler.stream))
             handler.setStream(FileProxy(console, handler.stream))
     return changed
