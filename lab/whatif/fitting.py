@@ -96,7 +96,13 @@ def _began_midway(curves: Curves) -> bool:
 
 
 def _growth(curves: Curves, steps: int, *, by_step: bool) -> Values:
-    """Growth from the first age or step on, in GB: mean increments of what is settled."""
+    """Growth from the first age or step on, in GB: increments of what is settled.
+
+    By step the mean of all sessions; by age those of the longest one: heaps grow in jumps, which a
+    mean of sessions that jump at different ages would smear.
+    """
+    longest = max(curves, key=lambda found: len(found[1]))
+    curves = curves if by_step else [longest]
     total, seen = np.zeros(steps), np.zeros(steps)
     for session, curve in curves:
         begin = session.start if by_step else 0
@@ -104,7 +110,7 @@ def _growth(curves: Curves, steps: int, *, by_step: bool) -> Values:
         total[places] += np.diff(curve)[WARM_UP_STEPS - 1 :]
         seen[places] += 1
     increments, known = total / np.maximum(seen, 1), np.flatnonzero(seen)
-    settled = max((curve for _, curve in curves), key=len)[WARM_UP_STEPS:]
+    settled = longest[1][WARM_UP_STEPS:]
     at_the_end = _rate(settled[len(settled) // 2 :])
     for at in np.flatnonzero(seen == 0):  # the growth beneath a warm-up is that of what follows
         after = known[np.searchsorted(known, at) :][: 2 * WARM_UP_STEPS]
@@ -165,7 +171,8 @@ def _levels(
 
 
 def _level_of(values: Values, part: Part, start: int, kind: Kind) -> float:
-    return float(np.mean(values - part.rise(start, kind, len(values))))
+    """The median, which a jump within the warm-up does not move."""
+    return float(np.median(values - part.rise(start, kind, len(values))))
 
 
 def _kept(pairs: Sequence[tuple[float, float]], settled: float) -> float:
