@@ -24,6 +24,7 @@ COMMANDS = {
     "resume": "go on with a run or a sweep that was cut off",
     "clean": "free what old checkpoints and killed processes take",
     "plot": "draw memory.png again, of a live run too",
+    "doctor": "what this machine and this installation lack",
     "schema": "the config as JSON Schema, for an editor",
     "sync": "make W&B runs again from the files, and send them",
 }
