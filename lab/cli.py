@@ -21,6 +21,7 @@ COMMANDS = {
     "explain": "what grows, who holds it, what gives it back",
     "whatif": "what other reloads would do, without training",
     "reproduce": "run again from config.yaml, and compare",
+    "export": "a run in one file, for `lab reproduce` elsewhere",
     "resume": "go on with a run or a sweep that was cut off",
     "clean": "free what old checkpoints and killed processes take",
     "plot": "draw memory.png again, of a live run too",

@@ -278,6 +278,13 @@ def run_clean(arguments: Sequence[str], workdir: Path, fixture: Fixture) -> None
     assert " MB " in told
 
 
+def run_export(arguments: Sequence[str], workdir: Path, fixture: Fixture) -> None:
+    word, file = arguments
+    call(sys.executable, "-m", "lab.cli", "export", run_or_sweep(word, fixture), file, cwd=workdir)
+    told = call(sys.executable, "-m", "lab.cli", "reproduce", file, cwd=workdir)
+    assert "identical: 2 steps" in told
+
+
 def run_doctor(arguments: Sequence[str], workdir: Path, _: Fixture) -> None:
     assert "device" in call(sys.executable, "-m", "lab.cli", "doctor", *arguments, cwd=workdir)
 
@@ -352,6 +359,7 @@ RUNNERS: dict[str, Callable[[Sequence[str], Path, Fixture], None]] = {
     "lab compare": run_compare,
     "lab explain": run_explain,
     "lab plot": run_plot,
+    "lab export": run_export,
     "lab doctor": run_doctor,
     "lab whatif": run_whatif,
     "lab sync": run_lab_sync,
