@@ -135,41 +135,45 @@ from lab.tracking.mlflow import MlflowView
 from lab.tracking.tensorboard import TensorboardView
 from tests.tracked import make_config, make_row
 
-run_dir, outputs = Path(sys.argv[2]), Path(sys.argv[3])
+run_dir, outputs = Path(sys.argv[1]), Path(sys.argv[2])
 run = make_config("none"), run_dir, Origin("abc", "a sweep", ""), 1000.0
-view = MlflowView(*run, outputs=outputs) if sys.argv[1] == "mlflow" else TensorboardView(*run)
-for step in (1, 2, 3):
-    view.add(make_row(step), 1000.0)
-view.add({"step": 4, "loss": 2.5}, 1000.0)
-view.flush()
-view.add(make_row(5), 1000.0)
+for view in (MlflowView(*run, outputs=outputs), TensorboardView(*run)):
+    for step in (1, 2, 3):
+        view.add(make_row(step), 1000.0)
+    view.add({"step": 4, "loss": 2.5}, 1000.0)
+    view.flush()
+    view.add(make_row(5), 1000.0)
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-@pytest.mark.parametrize("tool", TOOLS)
 def test_a_run_that_was_killed_goes_on_in_the_same_place_with_each_row_once(
-    tool: str, repo: Path, tmp_path: Path
+    repo: Path, tmp_path: Path
 ) -> None:
-    """Of step 4 the tool has the loss only, of step 5 nothing, when the process is killed."""
+    """Of step 4 the tools have the loss only, of step 5 nothing, when the process is killed."""
     run_dir, outputs = tmp_path / "outputs" / "run", tmp_path / "outputs"
     run_dir.mkdir(parents=True)
-    words = [sys.executable, "-c", CUT_OFF, tool, str(run_dir), str(outputs)]
+    words = [sys.executable, "-c", CUT_OFF, str(run_dir), str(outputs)]
     killed = subprocess.run(words, cwd=repo, check=False, env={**os.environ, "PYTHONPATH": "."})
     assert killed.returncode == -signal.SIGKILL
-    assert of_rows(tool, run_dir, outputs)["loss"][-1] == (4, 2.5)
+    for tool in TOOLS:
+        assert of_rows(tool, run_dir, outputs)["loss"][-1] == (4, 2.5)
 
     files = RunFiles(run_dir)
     for step in range(1, 6):
         files.row(make_row(step))
     files.event(make_reload(2))
-    tracker = tracker_of(config_with(tool), run_dir, outputs)
+    *trackers, _ = open_trackers(
+        config_with(*TOOLS), outputs=outputs, run_dir=run_dir, origin=ORIGIN, overrides=[]
+    )
     files.row(last := make_row(6, val_loss=3.5))
-    tracker.log(last)
     files.event(reload := make_reload(6))
-    tracker.event(reload)
-    assert tracker.close(SUMMARY, 0) == []
-    assert of_rows(tool, run_dir, outputs) == expected(tool, run_dir)
+    for tracker in trackers:
+        tracker.log(last)
+        tracker.event(reload)
+        assert tracker.close(SUMMARY, 0) == []
+    for tool in TOOLS:
+        assert of_rows(tool, run_dir, outputs) == expected(tool, run_dir)
 
 
 def test_a_tensorboard_that_is_open_shows_a_resumed_run_once(tmp_path: Path) -> None:
