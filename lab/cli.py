@@ -21,9 +21,11 @@ COMMANDS = {
     "explain": "what grows, who holds it, what gives it back",
     "whatif": "what other reloads would do, without training",
     "reproduce": "run again from config.yaml, and compare",
+    "export": "a run in one file, for `lab reproduce` elsewhere",
     "resume": "go on with a run or a sweep that was cut off",
     "clean": "free what old checkpoints and killed processes take",
     "plot": "draw memory.png again, of a live run too",
+    "doctor": "what this machine and this installation lack",
     "schema": "the config as JSON Schema, for an editor",
     "sync": "make W&B runs again from the files, and send them",
 }

@@ -278,6 +278,16 @@ def run_clean(arguments: Sequence[str], workdir: Path, fixture: Fixture) -> None
     assert " MB " in told
 
 
+def run_export(arguments: Sequence[str], workdir: Path, fixture: Fixture) -> None:
+    word, file = arguments
+    run = run_or_sweep(word, fixture)
+    assert "config.yaml" in call(sys.executable, "-m", "lab.cli", "export", run, file, cwd=workdir)
+
+
+def run_doctor(arguments: Sequence[str], workdir: Path, _: Fixture) -> None:
+    assert "device" in call(sys.executable, "-m", "lab.cli", "doctor", *arguments, cwd=workdir)
+
+
 def run_plot(arguments: Sequence[str], workdir: Path, fixture: Fixture) -> None:
     assert arguments == ["RUN"]
     [picture] = fixture("finished").glob("outputs/runs/*/*/memory.png")
@@ -348,6 +358,8 @@ RUNNERS: dict[str, Callable[[Sequence[str], Path, Fixture], None]] = {
     "lab compare": run_compare,
     "lab explain": run_explain,
     "lab plot": run_plot,
+    "lab export": run_export,
+    "lab doctor": run_doctor,
     "lab whatif": run_whatif,
     "lab sync": run_lab_sync,
 }

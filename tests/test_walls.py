@@ -21,6 +21,8 @@ ANYWHERE = {
     "omegaconf": ("compose", "sweep", "launch.py"),
     "wandb": ("tracking",),
     "wandb_workspaces": ("tracking",),
+    "tensorboard": ("tracking",),
+    "mlflow": ("tracking",),
     "matplotlib": ("plots", "compare", "whatif"),
     "plotly": ("compare", "plots"),
     "polars": ("compare", "plots"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from lab.config.keys import Adapter, Config, Model, Reload, Train
+from lab.config.keys import Adapter, Config, Model, Reload, Tracker, Train
 
 
 def checked_run(config: Config, warnings: Sequence[str], folder: Path) -> list[str]:
@@ -21,11 +21,16 @@ def checked_run(config: Config, warnings: Sequence[str], folder: Path) -> list[s
         "train": _train(config),
         "reload": _reload(config.reload),
         "budget": f"{config.memory.budget_gb:g} GB",
-        "tracker": config.tracker.mode,
+        "tracker": _tracker(config.tracker),
         "folder": str(folder),
     }
     said = [f"  {name:<8} {text}" for name, text in rows.items()]
     return [*warnings, "checked; nothing was run", *said]
+
+
+def _tracker(tracker: Tracker) -> str:
+    wandb = () if tracker.mode == "none" and tracker.beside_wandb else (tracker.mode,)
+    return ", ".join((*wandb, *tracker.beside_wandb))
 
 
 def _model(model: Model, train: Train) -> str:

@@ -66,6 +66,8 @@ HABITS = {
     "budget": "memory.budget_gb",
     "report_to": "tracker",
     "wandb": "tracker",
+    "tensorboard": "tracker",
+    "mlflow": "tracker",
     "project_name": "tracker.project",
     "num_threads": "worker.threads",
 }

@@ -40,6 +40,8 @@ def idle_settings(config: Config, given: Collection[str]) -> list[str]:
         config.optimizer.name
     ]
     idle |= {f"optimizer.{key}": f"optimizer={config.optimizer.name}" for key in sorted(unused)}
+    if "mlflow" not in config.tracker.beside_wandb:
+        idle["tracker.uri"] = f"tracker={config.tracker.name}"
     if config.trainer == "mlx_lm":
         idle |= dict.fromkeys(_UNKNOWN_TO_MLX_LM, "trainer=mlx_lm")
     warnings = [f"{key} does nothing with {cause}" for key, cause in idle.items() if key in given]

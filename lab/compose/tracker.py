@@ -1,4 +1,4 @@
-"""What W&B is asked to do: its own variables applied, and what it would refuse refused first.
+"""What trackers are asked to do: W&B's variables applied, what it would refuse refused first.
 
 W&B says so only while a run trains already, and then the run has no W&B.
 """
@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from lab.config.keys import Config, Tracker
 from lab.config.schema import ConfigError
 from lab.tracking.labels import NAME_LETTERS, TAG_LETTERS
+from lab.tracking.opening import not_installed
 
 NOT_IN_A_PROJECT = r"/\#?%:"
 
@@ -40,8 +42,12 @@ def check_tracker(tracker: Tracker, environ: Mapping[str, str]) -> None:
     """Check the values that W&B's server would refuse.
 
     Raises:
-        ConfigError: names the key or W&B's variable, and what is allowed.
+        ConfigError: names the key or W&B's variable, and what is allowed; or a tracker that is
+            not installed.
     """
+    for name in tracker.beside_wandb:
+        if find_spec(name) is None:
+            raise ConfigError("tracker", name, not_installed(name))
     if tracker.mode == "none":
         return
     project = tracker.project or environ.get("WANDB_PROJECT") or ""

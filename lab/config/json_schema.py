@@ -69,7 +69,8 @@ def _decided(hint: Any, metadata: Any, *, partial: bool) -> dict[str, Any]:
             "additionalProperties": _value(arguments[1], {}, partial=partial),
         }
     if origin is tuple:
-        return {"type": "array", "items": _value(arguments[0], {}, partial=partial)}
+        each = {"choices": metadata.get("choices")}
+        return {"type": "array", "items": _value(arguments[0], each, partial=partial)}
     if metadata.get("choices"):
         return {"enum": list(metadata["choices"])}
     bounds = {BOUNDS[k]: metadata[k] for k in BOUNDS if metadata.get(k) is not None}

@@ -20,6 +20,7 @@ CONFIG_VERSION = 2
 READABLE_VERSIONS = (1, CONFIG_VERSION)
 
 TIERS = ("compact", "small", "medium", "large", "xlarge")
+TRACKERS = ("tensorboard", "mlflow")  # beside W&B; also the names of their packages and extras
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,12 +205,20 @@ class Explain:
 
 @dataclass(frozen=True, kw_only=True)
 class Tracker:
+    name: str = setting("wandb", choices=("wandb", *TRACKERS))
     mode: str = setting(choices=("offline", "online", "none"))
+    also: tuple[str, ...] = setting((), choices=TRACKERS)
     project: str | None = setting(None)
     entity: str | None = setting(None)
     tags: tuple[str, ...] = setting()
     notes: str | None = setting(None)
     log_host: bool = setting(True)
+    uri: str | None = setting(None)
+
+    @property
+    def beside_wandb(self) -> tuple[str, ...]:
+        """Trackers other than W&B, each once."""
+        return tuple(name for name in TRACKERS if name == self.name or name in self.also)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -176,9 +176,10 @@ def _convert(key: str, value: Any, hint: Any, metadata: Any, *, undecided: bool)
     if origin is tuple:
         if not isinstance(value, list | tuple):
             raise ConfigError(key, value, "must be a list, e.g. [a,b]")
-        items = enumerate(value)
+        each = {"choices": metadata.get("choices")}
         return tuple(
-            _convert(f"{key}[{i}]", v, arguments[0], {}, undecided=undecided) for i, v in items
+            _convert(f"{key}[{i}]", v, arguments[0], each, undecided=undecided)
+            for i, v in enumerate(value)
         )
     value = _scalar(key, value, hint, metadata)
     _check_range(key, value, metadata)

@@ -204,7 +204,7 @@ def _config_of_copy(config: Config, plan: Plan) -> Config:
         worker=replace(config.worker, max_restarts=0),
         fault=replace(config.fault, crash=None),
         explain=replace(config.explain, enabled=False),
-        tracker=replace(config.tracker, mode="none"),
+        tracker=replace(config.tracker, name="wandb", mode="none", also=()),
     )
 
 

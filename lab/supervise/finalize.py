@@ -61,9 +61,10 @@ def finalize(
     # The summary comes last: a run cut off before it is resumed, and its W&B run with it.
     recorder.files.write_summary(summary)
     recorder.files.close()
-    if problems and config.tracker.mode == "offline":
+    of_wandb = any(line.startswith("W&B ") for line in problems)
+    if of_wandb and config.tracker.mode == "offline":
         problems += [_rebuild_wandb(run_dir)]
-    elif problems:
+    elif of_wandb:
         problems += [f"to send it to W&B later: {command('lab', 'sync', relative(run_dir))}"]
     for line in (*_data_notes(config, ended), *problems):
         log.warning("%s", line)
@@ -98,9 +99,12 @@ def _data_notes(config: Config, ended: Mapping[str, Any]) -> list[str]:
 
 def _print_summary(config: Config, run_dir: Path, summary: Mapping[str, Any], error: str) -> None:
     from lab.tracking.closing import format_summary
+    from lab.tracking.opening import ways_to_open
 
     wandb_dir = wandb_folder(config, outputs_of(run_dir))
-    log.info("%s", format_summary(summary, run_dir, wandb_dir=wandb_dir, error=error))
+    others = ways_to_open(config, run_dir)
+    text = format_summary(summary, run_dir, wandb_dir=wandb_dir, others=others, error=error)
+    log.info("%s", text)
 
 
 def _draw_memory(run_dir: Path) -> None:

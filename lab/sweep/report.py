@@ -14,6 +14,7 @@ from lab.config.schema import ConfigError
 from lab.sweep.index import SweepIndex, jobs_of, state_of, summary_of
 from lab.tracking.closing import command, relative
 from lab.tracking.folders import outputs_of
+from lab.tracking.opening import ways_to_open
 from lab.tracking.text import duration, number, short_names
 
 FIGURE_COLUMNS = ("loss", "peak GB", "reloads", "overhead", "tokens/s", "time")
@@ -84,6 +85,8 @@ def _next_lines(folder: Path, unfinished: int) -> list[str]:
             lines.append("send     " + command("lab", "sync", shown))
         case "online":
             lines.append("view     " + view_of(folder))
+    opened = ways_to_open(config, folder, is_sweep=True) if config else []
+    lines += [f"open     {line}" for line in opened]
     if unfinished:
         lines.append("resume   " + command("lab", "resume", shown))
     return lines

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ def format_summary(
     run_dir: Path,
     *,
     wandb_dir: Path | None = None,
+    others: Sequence[str] = (),
     error: str = "",
 ) -> str:
     """Format the closing summary as a few aligned lines.
@@ -32,12 +33,14 @@ def format_summary(
     Arguments:
         summary: the content of summary.json; keys may be missing or null.
         wandb_dir: the folder of W&B's files; None without W&B.
+        others: commands that open other trackers.
         error: error text of a failed run, e.g. a traceback; only its last line is shown.
     """
     state = summary.get("state", "failed")
     seconds = (summary.get("seconds") or {}).get("total")
     steps = summary.get("steps") or 0
     head = f"{HEADLINES.get(state, state)} after {steps} steps in {duration(seconds)}"
+    opened = [command("wandb", "leet", relative(wandb_dir))] if wandb_dir else []
     lines = {
         "error": error.strip().splitlines()[-1] if error.strip() else "",
         "loss": " -> ".join(
@@ -50,8 +53,7 @@ def format_summary(
         "remedies": _counts(summary.get("remedies") or {}, none=""),
         "run": relative(run_dir),
     }
-    if wandb_dir is not None:
-        lines["open"] = command("wandb", "leet", relative(wandb_dir))
+    lines["open"] = f"\n  {'open':<8} ".join((*opened, *others))
     if state == "interrupted" or (state != "completed" and _has_checkpoint(run_dir)):
         lines["resume"] = command("lab", "resume", relative(run_dir))
     return "\n".join([head, *(f"  {name:<8} {text}" for name, text in lines.items() if text)])

@@ -1,4 +1,4 @@
-"""What is logged into an open W&B run: rows, reloads, the lab's version, files."""
+"""What trackers log: rows, reloads, settings; and how W&B takes them, and files."""
 
 from __future__ import annotations
 
@@ -8,9 +8,46 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from lab.config.keys import Config
+from lab.config.schema import to_dict
 from lab.records.rows import MEMORY_KEYS, finite, metric_gb
+from lab.tracking.labels import without_secrets
 
 SAVED_FILES = ("config.yaml", "memory.png")
+NO_PARAMETERS = ("version", "hardware", "tracker")  # groups that no two runs are compared by
+
+
+def figures(row: Mapping[str, Any]) -> dict[str, float]:
+    """The finite numbers of a row but its step."""
+    return {
+        key: value
+        for key, value in row.items()
+        if type(value) in (int, float) and key != "step" and finite(value) is not None
+    }
+
+
+def summary_figures(summary: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of a run's summary: ``summary/final_loss``, ``summary/reloads/interval``."""
+    flat = _flat({k: v for k, v in summary.items() if k not in ("version", "environment")}, "/")
+    return {f"summary/{key}": value for key, value in figures(flat).items()}
+
+
+def parameters(config: Config) -> dict[str, bool | int | float | str]:
+    """The settings of a run by dotted key; without secrets, and without those that are null."""
+    groups = {k: v for k, v in to_dict(config).items() if k not in NO_PARAMETERS}
+    flat = {key: value for key, value in _flat(groups, ".").items() if value is not None}
+    return without_secrets({k: str(v) if isinstance(v, list) else v for k, v in flat.items()})
+
+
+def _flat(values: Mapping[str, Any], separator: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            inner = _flat(value, separator)
+            found |= {f"{key}{separator}{name}": item for name, item in inner.items()}
+        else:
+            found[key] = value
+    return found
 
 
 def lab_version(event: Mapping[str, Any]) -> dict[str, Any]:

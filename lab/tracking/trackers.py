@@ -1,12 +1,14 @@
-"""The tracker protocol, and the trackers of a run: W&B and the console."""
+"""The tracker protocol, and the trackers of a run: W&B, TensorBoard, MLflow, the console."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from lab.config.keys import Config
+from lab.tracking.queued import ViewTracker
 
 if TYPE_CHECKING:
     from lab.records.origin import Origin
@@ -35,11 +37,11 @@ def open_trackers(
     overrides: list[str],
     interactive: bool | None = None,
 ) -> list[Tracker]:
-    """Open the trackers of one run: W&B unless ``tracker.mode=none``, and console progress.
+    """Open the trackers of one run: those that ``tracker`` names, and console progress.
 
     Arguments:
-        outputs: the folder of all runs; W&B writes into its ``wandb``.
-        run_dir: this run's folder; W&B gets the rows that it already holds first.
+        outputs: the folder of all runs; W&B and MLflow write into it.
+        run_dir: this run's folder; trackers get the rows that it already holds first.
         origin: the run's id and the sweep that it is a job of.
         overrides: from the command line.
         interactive: draw a live line; by default if the standard output is a terminal.
@@ -58,5 +60,25 @@ def open_trackers(
                 overrides=overrides,
             )
         )
+    trackers += [
+        _OPENERS[name](config, outputs, run_dir, origin) for name in config.tracker.beside_wandb
+    ]
     trackers.append(open_progress(config, interactive=interactive))
     return trackers
+
+
+def _open_tensorboard(config: Config, outputs: Path, run_dir: Path, origin: Origin) -> Tracker:
+    del outputs
+    from lab.tracking.tensorboard import TensorboardView
+
+    return ViewTracker("TensorBoard", TensorboardView, config, run_dir=run_dir, origin=origin)
+
+
+def _open_mlflow(config: Config, outputs: Path, run_dir: Path, origin: Origin) -> Tracker:
+    from lab.tracking.mlflow import MlflowView
+
+    open_view = partial(MlflowView, outputs=outputs)
+    return ViewTracker("MLflow", open_view, config, run_dir=run_dir, origin=origin)
+
+
+_OPENERS = {"tensorboard": _open_tensorboard, "mlflow": _open_mlflow}

@@ -29,7 +29,7 @@ SECTIONS = {
     "Speed": ("tokens_per_second", "step_seconds"),
 }
 COLUMNS = ("final_loss", "peak_process_gb", "peak_mlx_gb", "overhead_fraction", "tokens_per_second")
-OPTION_KEYS = ("name", "kind", "policy", "mode")  # the key that names a group's option
+OPTION_KEYS = ("mode", "policy", "kind", "name")  # the first that a group has names its option
 
 
 class ViewError(RuntimeError):

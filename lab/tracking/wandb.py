@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import functools
-import logging
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from queue import SimpleQueue
-from threading import Thread
-from typing import Any, NamedTuple
+from typing import Any
 
 from lab.config.keys import Config
 from lab.records import objective
@@ -22,43 +19,19 @@ from lab.records.rows import finite, read_jsonl
 from lab.tracking import service
 from lab.tracking.folders import wandb_folder
 from lab.tracking.labels import labels_of
-from lab.tracking.logged import (
-    define_metrics,
-    lab_version,
-    log_row,
-    position,
-    reload_row,
-    save_files,
-    set_config,
-)
-
-log = logging.getLogger(__name__)
+from lab.tracking.logged import define_metrics, log_row, position, save_files, set_config
+from lab.tracking.queued import FINISH_SECONDS, Finish, QueuedTracker, Version
 
 PROJECT = "mlx-memory-lab"
 
-# An upload that needs longer is left to `wandb sync`: a sweep would wait so long at each job.
-FINISH_SECONDS = 15.0
-
 # For the look at W&B's credentials, and the exit status of one that finds none.
 LOOK_SECONDS, NO_KEY = 60.0, 7
-
-# About 20 MB of rows: a W&B that hangs must not fill the machine whose memory is measured.
-BACKLOG_ROWS = 10_000
 
 # W&B's default of 15 s would lose that much when the machine goes down.
 FLUSH_SECONDS = 0.5
 
 
-class _Version(NamedTuple):
-    config: dict[str, Any]
-
-
-class _Finish(NamedTuple):
-    summary: dict[str, Any]
-    exit_code: int
-
-
-class WandbTracker:
+class WandbTracker(QueuedTracker):
     """Log a run to W&B as one complete W&B run, also after a resume.
 
     W&B takes about half a second to start; rows wait in a queue meanwhile. Rows and reloads that
@@ -78,6 +51,8 @@ class WandbTracker:
         url: its address; empty before it has begun, and offline.
     """
 
+    label = "W&B"
+
     def __init__(
         self,
         config: Config,
@@ -88,59 +63,21 @@ class WandbTracker:
         overrides: list[str] | None = None,
         finish_seconds: float = FINISH_SECONDS,
     ) -> None:
-        self._config = config
         self._outputs = outputs.resolve()
         self._origin = origin
         self.run_id, self.url = origin.run_id, ""
         self._named = any(text.startswith("name=") for text in overrides or [])
-        self._finish_seconds = finish_seconds
-        self._run_dir, self._metric = run_dir, config.reload.metric
-        self._past = [(path, _size(path)) for path in _files(run_dir)]
-        self._queue: SimpleQueue[dict[str, Any] | _Version | _Finish] = SimpleQueue()
-        self._lost_rows = 0
-        self._problem = ""
-        self._thread = Thread(target=self._work, name="wandb", daemon=True)
-        self._thread.start()
-
-    def log(self, row: Mapping[str, object]) -> None:
-        if self._problem:
-            return
-        if self._queue.qsize() >= BACKLOG_ROWS:
-            self._lost_rows += 1
-            return
-        self._queue.put(dict(row))
-
-    def event(self, event: Mapping[str, object]) -> None:
-        match event.get("event"):
-            case "reload" | "remedy":
-                self.log(reload_row(event, self._metric))
-            case "worker_started" if version := lab_version(event):
-                self._queue.put(_Version(version))
+        super().__init__(config, run_dir=run_dir, finish_seconds=finish_seconds)
 
     def close(self, summary: Mapping[str, object], exit_code: int) -> list[str]:
         """Finish the W&B run; return its problems. Waits at most ``finish_seconds``."""
-        self._queue.put(_Finish(dict(summary), exit_code))
-        self._thread.join(self._finish_seconds)
-        problems = [f"W&B {text}; metrics.jsonl has every row" for text in self._problems()]
+        problems = super().close(summary, exit_code)
         if problems:
             service.bound_exit()
         return problems
 
-    def _problems(self) -> Iterator[str]:
-        if self._problem:
-            yield f"failed: {self._problem}"
-        elif self._thread.is_alive():
-            yield f"did not finish within {self._finish_seconds:g} s"
-        elif self._lost_rows:
-            yield f"was too slow for {self._lost_rows} rows"
-
-    def _work(self) -> None:
-        try:
-            self._track()
-        except BaseException as error:  # noqa: BLE001  W&B never ends a run
-            self._problem = _one_line(error)
-            log.warning("W&B failed, training goes on without it: %s", self._problem)
-            service.forget_service()
+    def _clean_up(self) -> None:
+        service.forget_service()
 
     def _track(self) -> None:
         run = self._start()
@@ -152,8 +89,8 @@ class WandbTracker:
                 if position(row) >= already:
                     log_row(run, row)
             set_config(run, self._past_version())
-            while not isinstance(item := self._queue.get(), _Finish):
-                if isinstance(item, _Version):
+            while not isinstance(item := self._queue.get(), Finish):
+                if isinstance(item, Version):
                     set_config(run, item.config)
                     continue
                 log_row(run, item)
@@ -222,25 +159,6 @@ class WandbTracker:
             ),
         )
 
-    def _past_version(self) -> dict[str, Any]:
-        """Of the lab that began the run, where its folder says so already."""
-        _, (events, size) = self._past
-        found = (lab_version(event) for event in read_jsonl(events, limit=size))
-        return next(filter(None, found), {})
-
-    def _past_rows(self) -> Iterator[dict[str, Any]]:
-        (metrics, metrics_size), (events, events_size) = self._past
-        reloads = {
-            position(row): row
-            for event in read_jsonl(events, limit=events_size)
-            if event.get("event") in ("reload", "remedy")
-            for row in [reload_row(event, self._metric)]
-        }
-        for row in read_jsonl(metrics, limit=metrics_size):
-            yield row
-            if reload := reloads.get(position(row) + 1):
-                yield reload
-
 
 def can_send() -> bool:
     """Whether W&B is online and this user has an API key."""
@@ -276,20 +194,3 @@ def _has_credentials(wandb: Any) -> bool:
     if os.environ.get("WANDB_MODE", "online") != "online":
         return True  # login() does not look then; init() decides
     return wandb.login(prompt=False, verify=False)
-
-
-def _one_line(error: BaseException) -> str:
-    """The first line of an error, with the API key masked should W&B have quoted it."""
-    text = (str(error).strip() or type(error).__name__).splitlines()[0]
-    secret = os.environ.get("WANDB_API_KEY")
-    return text.replace(secret, "***") if secret else text
-
-
-def _files(run_dir: Path) -> tuple[Path, Path]:
-    return run_dir / "metrics.jsonl", run_dir / "events.jsonl"
-
-
-def _size(path: Path) -> int:
-    with suppress(OSError):
-        return path.stat().st_size
-    return 0
