@@ -110,6 +110,9 @@ class WandbTracker:
             return
         self._queue.put(dict(row))
 
+    def replay(self, row: Mapping[str, object], last_step: int) -> None:
+        """Do nothing: W&B has the row of the step's first execution."""
+
     def event(self, event: Mapping[str, object]) -> None:
         match event.get("event"):
             case "reload" | "remedy":
