@@ -102,7 +102,8 @@ def _model(model: Model, facts: RunFacts) -> str:
 
 def _device(train: Train, environment: Mapping[str, Any]) -> str:
     on_cpu = "cpu" in str(environment.get("device"))
-    kind = f"CPU, {environment.get('threads')} threads" if on_cpu else "GPU"
+    threads = environment.get("threads")
+    kind = f"CPU, {threads} thread{'s' * (threads != 1)}" if on_cpu else "GPU"
     name = environment.get("device_name") or "unknown"
     compiled = ", compiled" if train.compile else ""
     return f"{name} ({kind}), {train.dtype}{compiled}"
