@@ -6,10 +6,10 @@ at a time.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from statistics import median_low
 
 from lab.config.keys import Data, Train
 from lab.config.schema import ConfigError
@@ -147,13 +147,13 @@ def measure_lengths(tokens: TokenIndex, max_length: int) -> dict[str, int]:
     Arguments:
         max_length: to which a sample is cut.
     """
-    rows = zip(tokens.lengths, tokens.prompts, strict=True)
+    rows, ordered = zip(tokens.lengths, tokens.prompts, strict=True), sorted(tokens.lengths)
     return {
         "file_samples": tokens.samples,
-        "measured": len(tokens.lengths),
-        "median_tokens": median_low(tokens.lengths),
-        "longest_tokens": max(tokens.lengths),
-        "cut": sum(length > max_length for length in tokens.lengths),
+        "measured": len(ordered),
+        "median_tokens": ordered[(len(ordered) - 1) // 2],
+        "longest_tokens": ordered[-1],
+        "cut": len(ordered) - bisect_right(ordered, max_length),
         "empty": sum(min(length, max_length) <= max(prompt, 1) for length, prompt in rows),
     }
 

@@ -80,7 +80,7 @@ PARTS = {
     "process": {
         "active_gb": "arrays",
         "cache_gb": "MLX's cache",
-        "rest_gb": "the rest (Python, libraries, heap)",
+        "rest_gb": "Python and the rest",
     },
     "mlx": {
         "weights_gb": "weights",

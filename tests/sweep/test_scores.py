@@ -26,7 +26,7 @@ def study(tmp_path: Path) -> Path:
 
 
 def write_index(folder: Path, **changed: object) -> None:
-    index = replace(SweepIndex.read(folder), **changed)  # type: ignore[arg-type]
+    index = replace(SweepIndex.read(folder), **changed)
     (folder / INDEX_FILE).write_text(index.text())
 
 
