@@ -143,5 +143,5 @@ def _share(count: int, whole: int) -> str:
 
 
 def _batch(train: Train) -> str:
-    size_x_accumulation = f"{train.batch_size} samples x {train.grad_accumulation_steps} a step"
-    return f"{size_x_accumulation} x up to {train.max_seq_length:,} tokens, {train.steps:,} steps"
+    samples = f"{train.batch_size} samples x {train.grad_accumulation_steps} accumulated"
+    return f"{samples} x up to {train.max_seq_length:,} tokens, {train.steps:,} steps"

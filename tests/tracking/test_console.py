@@ -214,7 +214,7 @@ def test_a_run_introduces_itself() -> None:
     assert lines["hardware"] == "base_16gb, by hardware=auto: 15.6 GB found"
     assert lines["data"] == "stdlib_docs: 3,611 samples, 203 held out for validation"
     assert lines["tokens"] == ("median 93 a sample, longest 2,061, 12% cut to 256, 3 teach nothing")
-    assert lines["batch"] == "8 samples x 4 a step x up to 256 tokens, 100 steps"
+    assert lines["batch"] == "8 samples x 4 accumulated x up to 256 tokens, 100 steps"
     assert lines["budget"] == "12.50 GB"
     assert lines["run"] == "outputs/run"
     text = as_lines("a run", lines)
