@@ -33,9 +33,11 @@ from lab.compose.tracker import check_wandb
 from lab.config.keys import Config, dump
 from lab.config.schema import ConfigError
 from lab.records.claim import NewFolder, reserve
+from lab.tracking.closing import resume_command
 
 if TYPE_CHECKING:
     from lab.sweep.lease import SweepLease
+    from lab.sweep.live import SweepView
 
 log = logging.getLogger("lab")
 
@@ -57,6 +59,7 @@ class CommandState:
         exit_code: of the single run, or of a sweep that was interrupted.
         checked: the single run, until it begins.
         lease: on the sweep, once it is begun.
+        view: of the sweep on a terminal.
         resuming: the sweep was begun by an earlier command.
         only_checks: the command has ``--check``.
     """
@@ -64,6 +67,7 @@ class CommandState:
     exit_code: int = 0
     checked: CheckedRun | None = None
     lease: SweepLease | None = None
+    view: SweepView | None = None
     resuming: bool = False
     only_checks: bool = False
 
@@ -114,11 +118,13 @@ def _say_checked(lines: Sequence[str]) -> NoReturn:
 
 def _begin_sweep(config: DictConfig) -> None:
     from lab.sweep.begin import begin_sweep, check_sweep
+    from lab.sweep.live import open_view
     from lab.sweep.local_ray import start_ray
 
     if _state.only_checks:
         _say_checked(check_sweep(config))
     _state.lease = begin_sweep(config, resuming=_state.resuming)
+    _state.view = open_view(config, _state.lease.folder)  # before a launcher has processes
     start_ray(config)  # before our handlers: it installs one of SIGTERM
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt_sweep)
@@ -182,6 +188,7 @@ def _run(cfg: DictConfig, overrides: list[str], folder: Path) -> None:
         _state.exit_code = result.exit_code
     except Exception:
         log.exception("the run failed")
+        log.error("to go on with it: %s", resume_command(folder))  # noqa: TRY400
         _state.exit_code = 1
 
 
@@ -275,5 +282,7 @@ def app() -> int:
 
         _state.lease.release()  # where a launcher broke, some jobs still run
         stop_ray()
+        if _state.view is not None:
+            _state.view.close()
         code = close_sweep(_state.lease.folder, _state.exit_code or code)
     return code

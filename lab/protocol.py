@@ -52,9 +52,10 @@ class RecordKind(StrEnum):
     """What the worker sends, with the fields of each record.
 
     Attributes:
-        READY: ``pid environment notes step``: model and data are loaded, the last step done is
-            ``step``; always before the first row. The first worker of an attempt fills
-            ``notes``, and adds the fingerprints of data and model to ``environment``.
+        READY: ``pid environment notes facts step``: model and data are loaded, the last step done
+            is ``step``; always before the first row. The first worker of an attempt fills
+            ``notes`` and ``facts`` (:class:`lab.records.facts.RunFacts`), and adds the
+            fingerprints of data and model to ``environment``.
         ROW: a row of ``metrics.jsonl``.
         EVENT: ``event step`` and the event's own fields: a row of ``events.jsonl``.
         COMMIT: ``step``: to be answered by ``committed`` once every row up to it is on disk.

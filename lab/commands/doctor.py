@@ -138,8 +138,9 @@ def _blas() -> Iterator[Finding]:
 
 def _memory() -> Iterator[Finding]:
     """Memory, the budget that ``auto`` takes of it, and what others leave."""
-    from lab.compose.profiles import USABLE_SHARE, detected_profile, profile_sizes
+    from lab.compose.profiles import detected_profile
     from lab.config.units import GB
+    from lab.machine.hardware import USABLE_SHARE, profile_sizes
     from lab.machine.process import available_and_swap_bytes
 
     machine = _machine()

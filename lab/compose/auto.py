@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from lab.compose import model_size
-from lab.compose.profiles import USABLE_SHARE, profiles
+from lab.compose.profiles import profiles
 from lab.config.schema import AUTO, ConfigError
 from lab.config.units import GB
+from lab.machine.hardware import USABLE_SHARE
 from lab.machine.machine import Machine
 
 THRESHOLD_SHARE = 0.85  # of the budget

@@ -7,8 +7,9 @@ from omegaconf import OmegaConf
 
 from lab.compose import model_size
 from lab.compose.overrides import plain_overrides, run_name, sweeping
-from lab.compose.profiles import detected_profile, profile_sizes
+from lab.compose.profiles import detected_profile
 from lab.compose.structured import CONFIG_SCHEMA
+from lab.machine.hardware import profile_sizes
 from lab.machine.probe import ProbeError, probe_machine
 
 

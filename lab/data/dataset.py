@@ -6,6 +6,7 @@ at a time.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -33,7 +34,7 @@ class OpenData:
         train_tokens, val_tokens: token index of the file that each split is of.
         fingerprint: hash of the files' content, independent of their paths.
         tokenizer_fingerprint: hash of what decides the tokens of a text.
-        notes: lines to print for the user; besides them :func:`token_note`, which takes its time.
+        notes: lines to print for the user.
     """
 
     train: Batches
@@ -65,6 +66,11 @@ class OpenData:
                         samples.tokens(tokens.rows[at] - rows.start)
             if tokens.is_whole or samples.tokenizer.vocab_size <= limit.rows:
                 samples.id_limit = None
+
+    @property
+    def val_is_held_out(self) -> bool:
+        """Whether the validation samples come out of the training file."""
+        return self.train_samples.split.lines is self.val_samples.split.lines
 
     @property
     def longest(self) -> int | None:
@@ -135,20 +141,21 @@ def open_data(
     )
 
 
-def token_note(tokens: TokenIndex, max_length: int) -> str:
-    """A line on the samples of the training file; says how many they are where not all are known.
+def measure_lengths(tokens: TokenIndex, max_length: int) -> dict[str, int]:
+    """Counts of the training file's samples, by the names of :class:`lab.records.facts.RunFacts`.
 
     Arguments:
         max_length: to which a sample is cut.
     """
-    count, cut = len(tokens.lengths), sum(length > max_length for length in tokens.lengths)
-    rows = zip(tokens.lengths, tokens.prompts, strict=True)
-    empty = sum(min(length, max_length) <= max(prompt, 1) for length, prompt in rows)
-    mean = sum(tokens.lengths) / count
-    note = f"{mean:,.0f} tokens a sample, {max(tokens.lengths):,} the longest"
-    note += f", {cut / count:.0%} cut to train.max_seq_length={max_length}" if cut else ""
-    note += f", {empty / count:.0%} without one that counts" if empty else ""
-    return note if tokens.is_whole else f"estimated from {count:,} of {tokens.samples:,}: {note}"
+    rows, ordered = zip(tokens.lengths, tokens.prompts, strict=True), sorted(tokens.lengths)
+    return {
+        "file_samples": tokens.samples,
+        "measured": len(ordered),
+        "median_tokens": ordered[(len(ordered) - 1) // 2],
+        "longest_tokens": ordered[-1],
+        "cut": len(ordered) - bisect_right(ordered, max_length),
+        "empty": sum(min(length, max_length) <= max(prompt, 1) for length, prompt in rows),
+    }
 
 
 def _check_counts(data: Data, train: Train, source: Source) -> None:
@@ -170,10 +177,7 @@ def _check_counts(data: Data, train: Train, source: Source) -> None:
 
 
 def _notes(train: Train, source: Source, tokenizer: Tokenizer) -> tuple[str, ...]:
-    held_out = " held out of the same file" if source.val_is_held_out else ""
-    notes = [f"{len(source.train)} training samples, {len(source.val)} for validation{held_out}"]
-    notes += source.notes
-    lines = source.train.lines
+    notes, lines = list(source.notes), source.train.lines
     form = lines.index.form
     if form == "text" and train.mask_prompt:
         notes.append("plain text has no prompt: train.mask_prompt has no effect on it")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.config.units import GB, MB
+from lab.records.peak import memory_at_peak
 from lab.records.rows import read_jsonl, read_rows
 from lab.records.slope import WARM_UP_STEPS, theil_sen
 
@@ -60,9 +61,11 @@ def _figures_of(rows: Sequence[Row], events: Sequence[Row]) -> dict[str, Any]:
     return {
         "steps": rows[-1]["step"] if rows else 0,
         "final_loss": rows[-1].get("loss") if rows else None,
+        "final_val_loss": next((r["val_loss"] for r in reversed(rows) if "val_loss" in r), None),
         "tokens_per_second": _ratio(sum(_column(rows, "tokens")), seconds["train"]),
         "peak_process_gb": max(process, default=None),
         "peak_mlx_gb": max(_column(rows, "memory/peak_gb"), default=None),
+        "memory_at_peak": memory_at_peak(rows, events),
         "mean_process_gb": _ratio(sum(process), len(process)),
         "slope_mb_per_step": _slope(rows),
         "reloads": Counter(str(e.get("reason")) for e in events if e.get("event") == "reload"),

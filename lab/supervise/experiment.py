@@ -16,6 +16,7 @@ from lab.supervise.replay import Remedies
 from lab.supervise.restart import restart_command
 from lab.supervise.run_supervisor import RunSupervisor
 from lab.supervise.verdict import Result
+from lab.tracking.closing import resume_command
 
 log = logging.getLogger("lab")
 
@@ -107,5 +108,6 @@ def _supervise(
             remedies=remedies,
         ).run()
     except MetricsLost as error:
-        log.error("%s: the run stops rather than lose rows", error)  # noqa: TRY400
+        remedy = f"make room, then: {resume_command(run_dir)}"
+        log.error("%s: the run stops rather than lose rows; %s", error, remedy)  # noqa: TRY400
         return Result(1)

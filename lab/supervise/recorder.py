@@ -59,7 +59,10 @@ class RunRecorder:
         if stored.is_new:
             for tracker in self.trackers:
                 tracker.log(row)
-        elif not same_loss(stored.loss, row["loss"], rtol=self.loss_rtol):
+            return
+        for tracker in self.trackers:
+            tracker.replay(row, self.last_step)
+        if not same_loss(stored.loss, row["loss"], rtol=self.loss_rtol):
             self.replay_differs = True
             self.event("replay_mismatch", row["step"], expected=stored.loss, found=row["loss"])
 

@@ -8,12 +8,13 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lab.config.keys import Config
 from lab.config.schema import ConfigError
 from lab.machine import process
 from lab.protocol import Command, Outcome, RecordKind
+from lab.records.facts import RunFacts
 from lab.records.files import RunFiles
 from lab.records.origin import Origin, check_environment
 from lab.records.rows import metric_gb
@@ -26,7 +27,9 @@ from lab.supervise.signals import StopSignals
 from lab.supervise.verdict import RestartPolicy, Result, error_text, verdict
 from lab.supervise.walls import WallPolicy, recognise
 from lab.supervise.worker_process import Record, WorkerExit, WorkerProcess
-from lab.tracking.folders import outputs_of
+
+if TYPE_CHECKING:
+    from lab.tracking.trackers import Tracker
 
 log = logging.getLogger("lab")
 
@@ -267,11 +270,11 @@ class RunSupervisor:
         if is_first:
             for line in check_environment(self._first_environment, environment):
                 log.warning("%s", line)
-            for note in record["notes"]:
-                log.info("%s", note)
             self._environment = environment
             self._recorder.loss_rtol = loss_rtol(self._config, str(environment.get("device")))
-            self._open_trackers()
+            self._recorder.trackers = self._open_trackers(RunFacts.of(record["facts"]))
+            for note in record["notes"]:
+                log.info("%s", note)
             if self._is_resumed:
                 self._recorder.event("resumed", step)
         self._start_step = step
@@ -280,16 +283,18 @@ class RunSupervisor:
             step,
             pid=record["pid"],
             generation=self._generation,
-            **({"environment": environment} if is_first else {}),
+            **({"environment": environment, "facts": record["facts"]} if is_first else {}),
         )
 
-    def _open_trackers(self) -> None:
-        from lab.tracking.trackers import open_trackers
+    def _open_trackers(self, facts: RunFacts) -> list[Tracker]:
+        from lab.supervise.introduce import open_introduced
 
-        self._recorder.trackers = open_trackers(
+        return open_introduced(
             self._config,
-            outputs=outputs_of(self._run_dir),
-            run_dir=self._run_dir,
+            self._run_dir,
+            facts,
+            self._environment,
+            on_cuda=self._budget_metric == "mlx",
             origin=self._origin,
             overrides=self._overrides,
         )

@@ -11,7 +11,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -155,6 +155,10 @@ class Job:
 
     def ended(self, exit_code: int) -> Self:
         return replace(self, exit_code=exit_code)
+
+
+Begun = Mapping[int, tuple[Job, Path]]
+"""The jobs that were started, by number, each with its folder."""
 
 
 def jobs_of(folder: Path) -> Iterator[tuple[Job, Path]]:

@@ -15,7 +15,8 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -29,6 +30,7 @@ from lab.sweep.index import SweepIndex, this_host
 from lab.sweep.lease import is_leased, mark_alive
 
 POLL_SECONDS = 0.2
+LOG_FILE = "train.log"
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 log = logging.getLogger("lab")
@@ -44,6 +46,7 @@ class JobSpec:
         sweep: the sweep's.
         warnings: found while composing.
         machine: plain values of a :class:`Machine`, so that the job need not probe again.
+        quiet: its standard output is its log, which nothing else has to write.
     """
 
     config: dict[str, Any] | None
@@ -52,6 +55,7 @@ class JobSpec:
     overrides: list[str]
     warnings: list[str]
     machine: dict[str, Any]
+    quiet: bool = False
 
     @classmethod
     def begin(
@@ -68,26 +72,33 @@ class JobSpec:
 # --- The launcher's process ---------------------------------------------------------------------
 
 
-def run_in_subprocess(spec: JobSpec, *, prefix: str = "") -> tuple[int, int | None]:
+def run_in_subprocess(
+    spec: JobSpec, *, prefix: str = "", quiet: bool = False
+) -> tuple[int, int | None]:
     """Run a job to its end in a process of its own, to which signals are forwarded.
 
     Arguments:
-        prefix: put before each of its lines, where several jobs share a terminal.
+        prefix: put before each of its lines, where several jobs share a console.
+        quiet: its lines go into its log only.
 
     Returns:
         The job's exit code, negative if a signal killed it; and the signal that came to this
         process meanwhile, if any.
     """
-    process = subprocess.Popen(
-        [sys.executable, "-m", "lab.sweep.job"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE if prefix else None,
-        stderr=subprocess.STDOUT if prefix else None,
-        env=environment_with_lab(),
-        text=True,
-        errors="replace",
-        start_new_session=True,  # Ctrl-C reaches this process, which passes it on
-    )
+    with ExitStack() as opened:
+        out: Any = subprocess.PIPE if prefix else None
+        if quiet:
+            out = opened.enter_context(Path(spec.folder, LOG_FILE).open("ab"))
+        process = subprocess.Popen(
+            [sys.executable, "-m", "lab.sweep.job"],
+            stdin=subprocess.PIPE,
+            stdout=out,
+            stderr=subprocess.STDOUT if out else None,
+            env=environment_with_lab(),
+            text=True,
+            errors="replace",
+            start_new_session=True,  # Ctrl-C reaches this process, which passes it on
+        )
     got: list[int] = []
 
     def forward(number: int, _: object) -> None:
@@ -97,7 +108,7 @@ def run_in_subprocess(spec: JobSpec, *, prefix: str = "") -> tuple[int, int | No
     previous = {number: signal.signal(number, forward) for number in FORWARDED}
     try:
         assert process.stdin is not None
-        process.stdin.write(json.dumps(asdict(spec)) + "\n")
+        process.stdin.write(json.dumps(asdict(replace(spec, quiet=quiet))) + "\n")
         process.stdin.flush()
         for line in process.stdout or ():
             print(prefix + line, end="", flush=True)
@@ -118,7 +129,10 @@ def main() -> int:
     logging.basicConfig(
         level=logging.INFO,
         format="%(message)s",
-        handlers=[logging.StreamHandler(sys.stdout), logging.FileHandler(folder / "train.log")],
+        handlers=[
+            logging.StreamHandler(sys.stdout),
+            *([] if spec.quiet else [logging.FileHandler(folder / LOG_FILE)]),
+        ],
     )
     Thread(target=_stop_at_end_of_input, daemon=True).start()
     if SweepIndex.read(sweep).host == this_host():

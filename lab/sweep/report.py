@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lab.compose.overrides import override_key, shown_value
 from lab.config.keys import Config
-from lab.config.schema import ConfigError
-from lab.sweep.index import SweepIndex, jobs_of, state_of, summary_of
-from lab.tracking.closing import command, relative
+from lab.sweep.index import Begun, SweepIndex, jobs_of, state_of, summary_of
+from lab.sweep.job import LOG_FILE
+from lab.sweep.scores import Scores, load_config
+from lab.tracking.closing import command, relative, resume_command
 from lab.tracking.folders import outputs_of
 from lab.tracking.opening import ways_to_open
 from lab.tracking.text import duration, number, short_names
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 FIGURE_COLUMNS = ("loss", "peak GB", "reloads", "overhead", "tokens/s", "time")
 
@@ -31,32 +34,40 @@ def close_sweep(folder: Path, exit_code: int) -> int:
     """
     from rich.console import Console
     from rich.measure import Measurement
-    from rich.table import Table
 
     index = SweepIndex.read(folder)
     begun = {job.number: (job, path) for job, path in jobs_of(folder)}
     numbers = range(len(index.jobs)) if index.jobs else sorted(begun)
-    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
-    for name in ("job", *short_names(index.swept), "state", *FIGURE_COLUMNS):
-        table.add_column(name, justify="right" if name in ("job", *FIGURE_COLUMNS) else "left")
-    states = []
-    for n in numbers:
-        job, path = begun.get(n, (None, None))
-        state = state_of(job, path) if job and path else "not begun"
-        states.append(state)
-        values = _values(job.overrides if job else index.jobs[n])
-        swept = [values.get(key, "") for key in index.swept]
-        summary = summary_of(path) if path and state != "running" else {}
-        table.add_row(str(n), *swept, state, *_figures(summary))
+    states = {n: state_of(*begun[n]) if n in begun else "not begun" for n in numbers}
+    scores = Scores.of(index, begun)
+    table = _table(index, begun, states, scores)
     console = Console(highlight=False, markup=False, emoji=False)
     needed = Measurement.get(console, console.options.update(max_width=1000), table).maximum
     console.width = max(console.width, needed)  # a line that wraps is better than one that is cut
     console.print()
     console.print(table)
-    unfinished = sum(state != "completed" for state in states)
-    for line in _next_lines(folder, unfinished):
+    failed = [path for n, (_, path) in begun.items() if states[n] in ("failed", "killed")]
+    unfinished = sum(state != "completed" for state in states.values())
+    for line in (*scores.lines(index, begun), *_next_lines(folder, failed, unfinished)):
         console.print(line, soft_wrap=True)
     return exit_code or int(unfinished > 0)
+
+
+def _table(index: SweepIndex, begun: Begun, states: Mapping[int, str], scores: Scores) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    columns = (*FIGURE_COLUMNS, "objective") if scores.name else FIGURE_COLUMNS
+    for name in ("job", *short_names(index.swept), "state", *columns):
+        table.add_column(name, justify="right" if name in ("job", *columns) else "left")
+    for n, state in states.items():
+        job, path = begun.get(n, (None, None))
+        values = _values(job.overrides if job else index.jobs[n])
+        swept = [values.get(key, "") for key in index.swept]
+        summary = summary_of(path) if path and state != "running" else {}
+        figures = _figures(summary) + ([scores.cell(n)] if scores.name else [])
+        table.add_row(str(n), *swept, state, *figures)
+    return table
 
 
 def _values(overrides: Sequence[str]) -> dict[str, str]:
@@ -75,7 +86,7 @@ def _figures(summary: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _next_lines(folder: Path, unfinished: int) -> list[str]:
+def _next_lines(folder: Path, failed: Sequence[Path], unfinished: int) -> list[str]:
     config, shown = _config_of(folder), relative(folder)
     lines = [f"sweep    {shown}", "compare  " + command("lab", "compare", shown)]
     match config.tracker.mode if config else "none":
@@ -87,8 +98,10 @@ def _next_lines(folder: Path, unfinished: int) -> list[str]:
             lines.append("view     " + view_of(folder))
     opened = ways_to_open(config, folder, is_sweep=True) if config else []
     lines += [f"open     {line}" for line in opened]
+    if failed:
+        lines.append(f"why      {relative(failed[0] / LOG_FILE)}")
     if unfinished:
-        lines.append("resume   " + command("lab", "resume", shown))
+        lines.append("resume   " + resume_command(folder))
     return lines
 
 
@@ -101,10 +114,7 @@ def link_sweep(folder: Path) -> Path | None:
 
 def _config_of(folder: Path) -> Config | None:
     """The config of the first job which has one; reading all of them would take seconds."""
-    for _, run_dir in jobs_of(folder):
-        with suppress(ConfigError):
-            return Config.load(run_dir / "config.yaml")
-    return None
+    return next(filter(None, (load_config(run_dir) for _, run_dir in jobs_of(folder))), None)
 
 
 def view_of(folder: Path) -> str:

@@ -13,13 +13,11 @@ from omegaconf import DictConfig
 from lab.compose.config import compose_config
 from lab.compose.errors import USER_ERRORS, explain
 from lab.compose.overrides import override_key
-from lab.config.keys import Config
-from lab.config.schema import ConfigError
-from lab.records import objective
-from lab.records.rows import read_jsonl
 from lab.sweep.index import Job, SweepIndex, jobs_of, summary_of, this_host
 from lab.sweep.job import JobSpec, run_in_subprocess
 from lab.sweep.lease import is_leased
+from lab.sweep.quiet import is_quiet, leave_the_terminal
+from lab.sweep.scores import job_objective
 
 log = logging.getLogger("lab")
 
@@ -39,6 +37,7 @@ def run_job(
         SystemExit: this process got a signal, which is meant for the whole sweep.
     """
     job = Job(number=number, overrides=tuple(overrides))
+    leave_the_terminal()
     try:
         return _run_job(cfg, job, folder, sweep)
     except USER_ERRORS as error:
@@ -66,7 +65,7 @@ def _run_job(cfg: DictConfig, job: Job, folder: Path, sweep: Path) -> float | No
         return None
     if summary_of(folder).get("state") == "completed":
         log.info("job %d is complete already", job.number)
-        return _objective(folder)
+        return job_objective(folder)
     if known is not None and not index.jobs and known.exit_code not in CUT_OFF:
         log.error("job %d failed, and the sampler has chosen others knowing that", job.number)
         return None
@@ -87,13 +86,13 @@ def _run_job(cfg: DictConfig, job: Job, folder: Path, sweep: Path) -> float | No
         spec = JobSpec.resume(folder, sweep)
     else:
         spec = JobSpec.begin(config, folder, sweep, list(job.overrides), warnings)
-    prefix = f"[{job.number}] " if index.side_by_side > 1 else ""
-    exit_code, signalled = run_in_subprocess(spec, prefix=prefix)
+    prefix = f"[{job.number}] " if index.side_by_side > 1 and not is_quiet() else ""
+    exit_code, signalled = run_in_subprocess(spec, prefix=prefix, quiet=is_quiet())
     job.ended(exit_code).write(folder)
     _log_failure(job.number, exit_code)
     if signalled is not None:
         raise SystemExit(130 if signalled == signal.SIGINT else 143)
-    return _objective(folder) if exit_code == 0 else None
+    return job_objective(folder) if exit_code == 0 else None
 
 
 def _has_failed(sweep: Path, *, besides: int) -> bool:
@@ -105,11 +104,3 @@ def _log_failure(number: int, exit_code: int) -> None:
         log.error("job %d was killed by %s", number, signal.Signals(-exit_code).name)
     elif exit_code:
         log.error("job %d ended with exit code %d", number, exit_code)
-
-
-def _objective(folder: Path) -> float | None:
-    try:
-        config = Config.load(folder / "config.yaml")
-    except ConfigError:
-        return None
-    return objective.value(config, summary_of(folder), read_jsonl(folder / "metrics.jsonl"))

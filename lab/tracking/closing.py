@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.records.rows import read_jsonl
-from lab.tracking.text import duration, number
+from lab.tracking.text import duration, number, size
 
 HEADLINES = {
     "completed": "run completed",
@@ -43,19 +43,18 @@ def format_summary(
     opened = [command("wandb", "leet", relative(wandb_dir))] if wandb_dir else []
     lines = {
         "error": error.strip().splitlines()[-1] if error.strip() else "",
-        "loss": " -> ".join(
-            number(loss, ".4f") for loss in (_first_loss(run_dir), summary.get("final_loss"))
-        ),
+        "loss": _loss(summary, run_dir),
         "speed": _speed(summary),
-        "memory": f"peak {number(summary.get('peak_process_gb'), '.2f')} GB of the process, "
-        f"{number(summary.get('peak_mlx_gb'), '.2f')} GB of MLX",
+        "memory": f"peak {size(summary.get('peak_process_gb'))} of the process, "
+        f"{size(summary.get('peak_mlx_gb'))} of MLX",
+        **_peaks(summary.get("memory_at_peak") or {}),
         "reloads": _counts(summary.get("reloads") or {}),
         "remedies": _counts(summary.get("remedies") or {}, none=""),
         "run": relative(run_dir),
     }
     lines["open"] = f"\n  {'open':<8} ".join((*opened, *others))
-    if state == "interrupted" or (state != "completed" and _has_checkpoint(run_dir)):
-        lines["resume"] = command("lab", "resume", relative(run_dir))
+    if state == "interrupted" or (state != "completed" and (steps or _has_checkpoint(run_dir))):
+        lines["resume"] = resume_command(run_dir)
     return "\n".join([head, *(f"  {name:<8} {text}" for name, text in lines.items() if text)])
 
 
@@ -67,8 +66,45 @@ def command(program: str, *arguments: str) -> str:
     return shlex.join([program, *arguments])
 
 
-def _first_loss(run_dir: Path) -> object:
-    return next(read_jsonl(run_dir / "metrics.jsonl"), {}).get("loss")
+def resume_command(folder: Path) -> str:
+    """The command that goes on with a run or a sweep."""
+    return command("lab", "resume", relative(folder))
+
+
+def _loss(summary: Mapping[str, Any], run_dir: Path) -> str:
+    first = next(read_jsonl(run_dir / "metrics.jsonl"), {}).get("loss")
+    text = " -> ".join(number(loss, ".4f") for loss in (first, summary.get("final_loss")))
+    val_loss = summary.get("final_val_loss")
+    return text if val_loss is None else f"{text}, validation {number(val_loss, '.4f')}"
+
+
+PARTS = {
+    "process": {
+        "active_gb": "arrays",
+        "cache_gb": "MLX's cache",
+        "rest_gb": "Python and the rest",
+    },
+    "mlx": {
+        "weights_gb": "weights",
+        "optimizer_gb": "optimizer",
+        "other_gb": "other arrays",
+        "activations_gb": "activations",
+    },
+}
+"""What to call the parts of ``memory_at_peak``."""
+
+
+def _peaks(peaks: Mapping[str, Mapping[str, float]]) -> dict[str, str]:
+    """A line for each peak: its step and its parts, but for those below a hundredth of it."""
+    lines = {}
+    for peak, names in PARTS.items():
+        parts = {name: peaks.get(peak, {}).get(key, 0.0) for key, name in names.items()}
+        shown = [f"{n} {size(gb)}" for n, gb in parts.items() if gb > sum(parts.values()) / 100]
+        if shown:
+            lines["MLX" if peak == "mlx" else peak] = (
+                f"at step {peaks[peak]['step']}: {', '.join(shown)}"
+            )
+    return lines
 
 
 def _speed(summary: Mapping[str, Any]) -> str:

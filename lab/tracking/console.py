@@ -1,117 +1,47 @@
-"""Progress of a run on the console: one live line on a terminal, plain lines elsewhere."""
+"""A run on the console: on a terminal a panel and one live line, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import logging
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, TextIO
 
 from lab.config.keys import Config
-from lab.records.rows import metric_gb
-from lab.tracking.text import duration, number
+from lab.tracking.lines import STREAM_CLOSED, PlainProgress, fitting
+from lab.tracking.text import clean
 
-PLAIN_LINES = 20  # a run, besides its events
 REDRAW_SECONDS = 0.2
-BAR_FROM_WIDTH = 90  # terminal columns; below, there is no room for a progress bar
-# Suppressed on writing: the reader of a pipe may leave, a terminal be closed; training goes on.
-STREAM_CLOSED = (OSError, ValueError)
-
-SHOWN_EVENTS = {
-    "budget_exceeded": "memory budget exceeded",
-    "fault_armed": "fault armed",
-    "nonfinite": "a value is not finite",
-    "reload_ineffective": "reload did not help",
-    "replay_mismatch": "a replayed step gave another loss",
-    "resumed": "resumed",
-    "worker_died": "worker died",
-}
-SHOWN_ONCE = ("nonfinite", "reload_skipped", "clear_cache", "collect")  # a run may have thousands
+SHORTEST_BAR = 12  # columns; where the line leaves less, there is none
 
 
 def open_progress(
-    config: Config, *, stream: TextIO | None = None, interactive: bool | None = None
+    config: Config,
+    *,
+    introduction: Mapping[str, str] | None = None,
+    stream: TextIO | None = None,
+    interactive: bool | None = None,
 ) -> PlainProgress:
     """Open live progress if ``stream`` is a terminal, else plain progress.
 
     Arguments:
+        introduction: of the run; drawn on a terminal, elsewhere the log has it.
         stream: by default the standard output.
         interactive: overrules whether the stream is a terminal.
     """
     out: TextIO = sys.stdout if stream is None else stream
-    live = out.isatty() if interactive is None else interactive
-    return (LiveProgress if live else PlainProgress)(config, out)
-
-
-class PlainProgress:
-    """Print one line at the start, one every twentieth of the steps, one for each shown event."""
-
-    def __init__(self, config: Config, stream: TextIO) -> None:
-        self._stream = stream
-        self._steps = config.train.steps
-        self._metric = config.reload.metric
-        self._budget_gb = config.memory.budget_gb
-        self._first: tuple[int, float] | None = None
-        self._twentieth = -1
-        self._seen: set[str] = set()
-
-    def log(self, row: Mapping[str, Any]) -> None:
-        if self._first is None:
-            self._first = (row["step"], row["time"])
-        self._show(row)
-
-    def event(self, event: Mapping[str, Any]) -> None:
-        name = str(event.get("event"))
-        if name == "remedy":
-            name = str(event.get("remedy"))
-        if name in SHOWN_ONCE and name in self._seen:
-            return
-        self._seen.add(name)
-        line = event_line(event, self._metric)
-        if line:
-            self._say(line)
-
-    def close(self, summary: Mapping[str, Any], exit_code: int) -> list[str]:
-        """Restore the console."""
-        del summary, exit_code
-        return []
-
-    def _show(self, row: Mapping[str, Any]) -> None:
-        twentieth = row["step"] * PLAIN_LINES // self._steps
-        if twentieth != self._twentieth:
-            self._twentieth = twentieth
-            self._say(
-                f"step {row['step']:>{len(str(self._steps))}}/{self._steps}  " + self._status(row)
-            )
-
-    def _say(self, line: str) -> None:
-        with suppress(*STREAM_CLOSED):
-            print(line, file=self._stream, flush=True)
-
-    def _status(self, row: Mapping[str, Any]) -> str:
-        parts = (
-            f"loss {number(row.get('loss'), '.4f')}",
-            f"{number(row.get('tokens_per_second'), ',.0f')} tok/s",
-            f"memory {number(metric_gb(row, self._metric), '.2f')}/{self._budget_gb:.2f} GB",
-            f"reloads {row.get('reload/count') or 0}",
-            f"{duration(self._seconds_left(row))} left",
-        )
-        return "  ".join(parts)
-
-    def _seconds_left(self, row: Mapping[str, Any]) -> float | None:
-        """Estimate from the pace since the first row, reloads and checkpoints included."""
-        assert self._first is not None
-        step, began = self._first
-        done = row["step"] - step
-        return (row["time"] - began) / done * (self._steps - row["step"]) if done else None
+    if out.isatty() if interactive is None else interactive:
+        return LiveProgress(config, out, introduction or {})
+    return PlainProgress(config, out)
 
 
 class LiveProgress(PlainProgress):
     """Redraw one line in place; events and log records appear above it."""
 
-    def __init__(self, config: Config, stream: TextIO) -> None:
+    def __init__(self, config: Config, stream: TextIO, introduction: Mapping[str, str]) -> None:
         super().__init__(config, stream)
         from rich.console import Console
         from rich.live import Live
@@ -123,24 +53,26 @@ class LiveProgress(PlainProgress):
             console=self._console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False
         )
         self._drawn = 0.0
-        self._handlers = _log_above(self._console)
+        self._handlers = log_above(self._console)
+        if introduction:
+            with suppress(*STREAM_CLOSED):
+                self._console.print(_panel(config.name, introduction))
         self._live.start()
 
     def close(self, summary: Mapping[str, Any], exit_code: int) -> list[str]:
         """Restore the console and leave the last line on it."""
         with suppress(*STREAM_CLOSED):
             self._live.stop()
-        for handler, stream in self._handlers:
-            handler.setStream(stream)
+        restore(self._handlers)
         return super().close(summary, exit_code)
 
-    def _show(self, row: Mapping[str, Any]) -> None:
+    def _show(self, step: int, status: Mapping[str, str]) -> None:
         now = time.monotonic()
-        if now - self._drawn < REDRAW_SECONDS and row["step"] < self._steps:
+        if now - self._drawn < REDRAW_SECONDS and step < self._steps:
             return
         self._drawn = now
         with suppress(*STREAM_CLOSED):
-            self._live.update(self._line(row), refresh=True)
+            self._live.update(self._line(step, status), refresh=True)
 
     def _say(self, line: str) -> None:
         from rich.text import Text
@@ -148,73 +80,73 @@ class LiveProgress(PlainProgress):
         with suppress(*STREAM_CLOSED):
             self._console.print(Text(line), soft_wrap=True)
 
-    def _line(self, row: Mapping[str, Any]) -> Any:
+    def _line(self, step: int, status: Mapping[str, str]) -> Any:
         from rich.progress_bar import ProgressBar
         from rich.table import Table
         from rich.text import Text
 
         # No markup in the line: rich draws it again with the options of whatever is printed above.
-        done = Text.assemble((str(row["step"]), "bold"), f"/{self._steps}  ")
-        status = Text(self._status(row))
-        if self._console.width < BAR_FROM_WIDTH:
-            return Text.assemble(done, status, no_wrap=True, overflow="ellipsis")
+        done = Text.assemble((str(step), "bold"), f"/{self._steps}")
+        text = fitting(status, self._console.width - done.cell_len - 2)
+        if self._console.width - done.cell_len - len(text) - 2 < SHORTEST_BAR:
+            return Text.assemble(done, "  ", text, no_wrap=True, overflow="ellipsis")
         line = Table.grid(expand=True, padding=(0, 1))
         line.add_column(no_wrap=True)
         line.add_column(ratio=1)
         line.add_column(no_wrap=True)
-        done.rstrip()
-        line.add_row(done, ProgressBar(total=self._steps, completed=row["step"]), status)
+        line.add_row(done, ProgressBar(total=self._steps, completed=step), Text(text))
         return line
 
 
-def event_line(event: Mapping[str, Any], metric: str) -> str | None:
-    """Format an event as one line; None for an event that is only in the file.
+def _panel(name: str, introduction: Mapping[str, str]) -> Any:
+    from rich.panel import Panel
+    from rich.table import Table
+    from rich.text import Text
 
-    Arguments:
-        metric: the memory figure shown for a reload (``reload.metric``).
-    """
-    name, step = event.get("event"), event.get("step")
-    if name in ("reload", "remedy"):
-        figures = (metric_gb(event.get(when) or {}, metric) for when in ("before", "after"))
-        changed = " -> ".join(number(figure, ".2f") for figure in figures)
-        if name == "remedy":
-            what = f"{event.get('remedy')} after step {step}"
-            return f"{what}: {changed} GB; later ones go unmentioned"
-        seconds = sum(max(part, 0.0) for part in (event.get("seconds") or {}).values())
-        how = f"{event.get('reason')}, {event.get('method')}"
-        return f"reload after step {step} ({how}): {changed} GB in {seconds:.2f} s"
-    if name == "reload_skipped":
-        return (
-            f"reload after step {step} ({event.get('reason')}) skipped; later ones go unmentioned"
-        )
-    if name not in SHOWN_EVENTS:
-        return None
-    fields = [
-        f"{key}={_field(value)}"
-        for key, value in event.items()
-        if key not in ("event", "step", "time") and isinstance(value, str | int | float)
-    ]
-    return f"{SHOWN_EVENTS[name]} (step {step})" + ": " * bool(fields) + ", ".join(fields)
+    lines = Table.grid(padding=(0, 2, 0, 0))
+    lines.add_column(no_wrap=True, style="bold")
+    lines.add_column(overflow="fold")
+    for subject, text in introduction.items():
+        lines.add_row(subject, Text(text))
+    title = Text(clean(name), style="bold")
+    return Panel(lines, title=title, title_align="left", border_style="dim", expand=False)
 
 
-def _field(value: object) -> str:
-    """A float in four digits; of a longer text, such as a traceback, the last line."""
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return (str(value).strip().splitlines() or [""])[-1]
+@dataclass(frozen=True)
+class Moved:
+    """A terminal's log handler that writes above a live line, and what it wrote to before."""
+
+    handler: logging.StreamHandler[Any]
+    stream: Any
 
 
-def _log_above(console: Any) -> list[tuple[logging.StreamHandler[Any], Any]]:
-    """Send terminal log lines above the live line; return handlers and streams to restore."""
+def log_above(console: Any) -> list[Moved]:
+    """Send terminal log lines above what is live on a console, without those it draws itself."""
     from rich.file_proxy import FileProxy
 
-    changed = []
+    moved = []
     for handler in logging.getLogger().handlers:
         # A FileHandler is a StreamHandler too: its stream is no terminal, and None once closed.
         stream = getattr(handler, "stream", None)
-        if not isinstance(handler, logging.StreamHandler) or getattr(stream, "closed", True):
+        if not isinstance(handler, logging.StreamHandler) or stream is None or stream.closed:
             continue
         if stream.isatty():
-            changed.append((handler, handler.stream))
-            handler.setStream(FileProxy(console, handler.stream))
-    return changed
+            moved.append(Moved(handler, stream))
+            handler.setStream(FileProxy(console, stream))
+            handler.addFilter(_is_not_drawn)
+    return moved
+
+
+def restore(moved: Sequence[Moved]) -> None:
+    """Let log handlers write where they wrote before :func:`log_above`."""
+    for one in moved:
+        one.handler.setStream(one.stream)
+        one.handler.removeFilter(_is_not_drawn)
+
+
+DRAWN = {"is_drawn": True}
+"""``extra`` of a log record that a live console draws itself; log files have it as text."""
+
+
+def _is_not_drawn(record: logging.LogRecord) -> bool:
+    return not getattr(record, "is_drawn", False)

@@ -80,6 +80,9 @@ class QueuedTracker:
             return
         self._queue.put(dict(row))
 
+    def replay(self, row: Mapping[str, object], last_step: int) -> None:
+        """Do nothing: the tool has the row of the step's first execution."""
+
     def event(self, event: Mapping[str, object]) -> None:
         match event.get("event"):
             case "reload" | "remedy":

@@ -4,10 +4,47 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from lab.config.units import GB, MB
+
 
 def number(value: object, form: str) -> str:
     """Format a number; ``-`` for anything else."""
     return format(value, form) if isinstance(value, int | float) else "-"
+
+
+def size(gb: object) -> str:
+    """Format GB: as MB below 1 GB; ``-`` for anything else than a number."""
+    if not isinstance(gb, int | float):
+        return "-"
+    if gb >= 1:
+        return f"{gb:.2f} GB"
+    mb = gb * GB / MB
+    return f"{mb:.0f} MB" if mb >= 10 else f"{mb:.1f} MB"
+
+
+def change(before_gb: object, after_gb: object) -> str:
+    """Format two figures in GB as ``1.50 -> 0.75 GB``, both in the unit of the larger one."""
+    figures = (before_gb, after_gb)
+    largest = max((gb for gb in figures if isinstance(gb, int | float)), default=1.0)
+    unit, scale, form = ("GB", 1.0, ".2f") if largest >= 1 else ("MB", GB / MB, ".0f")
+    scaled = (gb * scale if isinstance(gb, int | float) else None for gb in figures)
+    return " -> ".join(number(value, form) for value in scaled) + f" {unit}"
+
+
+def part_of(gb: object, whole_gb: float) -> str:
+    """Format a figure and its limit: ``0.50/18.8 GB``, ``82/512 MB``, ``82 MB/18.8 GB``."""
+    part, whole = size(gb), f"{whole_gb:.1f} GB" if whole_gb >= 1 else size(whole_gb)
+    if isinstance(gb, int | float) and gb >= 0.1 and whole_gb >= 1:
+        part = f"{gb:.2f} GB"
+    unit = whole[-3:]
+    return f"{part.removesuffix(unit)}/{whole}"
+
+
+def amount(count: int) -> str:
+    """Format a count of parameters: ``125,248``, ``134.5 million``, ``8.03 billion``."""
+    if count < 10_000_000:
+        return f"{count:,}"
+    return f"{count / 1e6:.1f} million" if count < 1e9 else f"{count / 1e9:.2f} billion"
 
 
 def duration(seconds: float | None) -> str:

@@ -20,6 +20,9 @@ class Tracker(Protocol):
     def log(self, row: Mapping[str, object]) -> None:
         """Show one row of ``metrics.jsonl``."""
 
+    def replay(self, row: Mapping[str, object], last_step: int) -> None:
+        """Show that a step whose row was logged is executed again, on the way to ``last_step``."""
+
     def event(self, event: Mapping[str, object]) -> None:
         """Show one row of ``events.jsonl``."""
 
@@ -35,6 +38,7 @@ def open_trackers(
     run_dir: Path,
     origin: Origin,
     overrides: list[str],
+    introduction: Mapping[str, str] | None = None,
     interactive: bool | None = None,
 ) -> list[Tracker]:
     """Open the trackers of one run: those that ``tracker`` names, and console progress.
@@ -44,6 +48,7 @@ def open_trackers(
         run_dir: this run's folder; trackers get the rows that it already holds first.
         origin: the run's id and the sweep that it is a job of.
         overrides: from the command line.
+        introduction: what the run says of itself, by subject; drawn on a terminal.
         interactive: draw a live line; by default if the standard output is a terminal.
     """
     from lab.tracking.console import open_progress
@@ -63,7 +68,7 @@ def open_trackers(
     trackers += [
         _OPENERS[name](config, outputs, run_dir, origin) for name in config.tracker.beside_wandb
     ]
-    trackers.append(open_progress(config, interactive=interactive))
+    trackers.append(open_progress(config, introduction=introduction, interactive=interactive))
     return trackers
 
 

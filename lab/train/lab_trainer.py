@@ -8,7 +8,7 @@ import mlx.nn as nn
 from lab.explain import watch_calls
 from lab.explain.explainer import Explainer
 from lab.protocol import Outcome, RecordKind
-from lab.train import checkpoint, memory
+from lab.train import checkpoint, memory, stateful
 from lab.train.channel import Channel
 from lab.train.checkpoint import Arrays, CheckpointError
 from lab.train.loop import Loop
@@ -42,6 +42,11 @@ class LabTrainer:
     @property
     def model(self) -> nn.Module:
         return self._session.model
+
+    @property
+    def optimizer_bytes(self) -> int:
+        """Bytes of the optimizer's state."""
+        return stateful.tree_bytes(self._session.optimizer.state)
 
     def weights(self) -> Arrays:
         """The trained parameters by name."""

@@ -49,7 +49,10 @@ class MlxLmTrainer:
     Attributes:
         model: the network that is trained.
         progress: steps done, and samples drawn that were cut or had no token in the loss.
+        optimizer_bytes: None: mlx-lm makes the optimizer's state at its first update.
     """
+
+    optimizer_bytes: int | None = None
 
     def __init__(
         self, context: TrainingContext, channel: Channel, reporter: Reporter, resume_from: int

@@ -164,3 +164,20 @@ def trained_weights(model: nn.Module) -> Arrays:
 def trained_dtype(model: nn.Module) -> mx.Dtype:
     """The type of the trained parameters; the narrowest where a model keeps some in float32."""
     return min((a.dtype for a in trained_weights(model).values()), key=lambda dtype: dtype.size)
+
+
+def tree_bytes(tree: Any) -> int:
+    """Bytes of every array of a tree."""
+    leaves: Arrays = dict(tree_flatten(tree))
+    return sum(array.nbytes for array in leaves.values())
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Parameters of a model; a quantised weight counts as those that it stands for."""
+    parameters: Arrays = dict(tree_flatten(model.parameters()))
+    count = sum(array.size for array in parameters.values())
+    for layer in model.modules():
+        if "scales" in layer and hasattr(layer, "bits"):
+            count += layer["weight"].size * 32 // layer.bits - layer["weight"].size
+            count -= sum(layer[name].size for name in ("scales", "biases") if name in layer)
+    return count

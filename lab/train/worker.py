@@ -16,6 +16,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -27,10 +28,11 @@ import mlx.core as mx  # noqa: E402
 
 from lab.config.keys import Config  # noqa: E402
 from lab.config.schema import ConfigError, from_dict  # noqa: E402
-from lab.data.dataset import open_data, token_note  # noqa: E402
+from lab.data.dataset import measure_lengths, open_data  # noqa: E402
 from lab.data.tokenizer_files import tokenizers_version  # noqa: E402
 from lab.protocol import Outcome, RecordKind  # noqa: E402
 from lab.records.digest import kept_sha256  # noqa: E402
+from lab.records.facts import RunFacts  # noqa: E402
 from lab.train import checkpoint, memory, mlx_lm_trainer, model_files, optimizers, stateful  # noqa: E402
 from lab.train.channel import Channel  # noqa: E402
 from lab.train.deterministic import check_experts  # noqa: E402
@@ -113,6 +115,7 @@ def _work(config: Config, arguments: argparse.Namespace, channel: Channel) -> Ou
         pid=os.getpid(),
         environment=_environment(context) | fingerprints,
         notes=_notes(context, trainer) if arguments.first else [],
+        facts=asdict(_facts(context, trainer)) if arguments.first else {},
         step=step,
     )
     if config.fault.crash is not None:
@@ -172,16 +175,24 @@ def _fingerprints(context: TrainingContext, cache: Path, channel: Channel) -> di
 
 
 def _notes(context: TrainingContext, trainer: LabTrainer | MlxLmTrainer) -> list[str]:
-    """Lines on data and model for the user."""
-    config, data = context.config, context.data
-    parameters = sum(array.size for array in trainer.weights().values())
-    eps = optimizers.eps_note(config.optimizer, stateful.trained_dtype(trainer.model))
-    return [
-        *data.notes,
-        token_note(data.train_tokens, config.train.max_seq_length),
-        f"{parameters:,} trained parameters",
-        *filter(None, [eps]),
-    ]
+    """Lines on data and optimizer for the user."""
+    dtype = stateful.trained_dtype(trainer.model)
+    eps = optimizers.eps_note(context.config.optimizer, dtype)
+    return [*context.data.notes, *filter(None, [eps])]
+
+
+def _facts(context: TrainingContext, trainer: LabTrainer | MlxLmTrainer) -> RunFacts:
+    data, config = context.data, context.config
+    return RunFacts(
+        parameters=stateful.count_parameters(trainer.model),
+        trained=sum(array.size for array in trainer.weights().values()),
+        weights_bytes=stateful.tree_bytes(trainer.model.parameters()),
+        optimizer_bytes=trainer.optimizer_bytes,
+        train_samples=len(data.train_samples),
+        val_samples=len(data.val_samples),
+        val_is_held_out=data.val_is_held_out,
+        **measure_lengths(data.train_tokens, config.train.max_seq_length),
+    )
 
 
 def _progress_to(channel: Channel) -> Callable[[str], None]:

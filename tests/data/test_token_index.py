@@ -17,7 +17,7 @@ from tokenizers import models, pre_tokenizers
 
 from lab.config.schema import ConfigError
 from lab.data import token_index
-from lab.data.dataset import OpenData, open_data, token_note
+from lab.data.dataset import OpenData, measure_lengths, open_data
 from lab.data.index import JsonLinesReader
 from lab.data.split import IdLimit, Samples, Split
 from lab.data.token_index import TokenIndex, open_token_index
@@ -148,16 +148,18 @@ def test_what_is_said_of_the_samples_is_counted(
 ) -> None:
     """A sample counts in the loss from after its prompt, and never its first token."""
     lengths, prompts = (memoryview(array("i", column)) for column in zip(*rows, strict=True))
-    whole = TokenIndex(range(len(rows)), len(rows), lengths, prompts, lengths)
-    note = token_note(whole, max_length)
-    assert f"{max(lengths)} the longest" in note
-    counted = [list(range(length))[:max_length][max(prompt, 1) :] for length, prompt in rows]
-    empty = sum(not tokens for tokens in counted)
-    assert (f", {empty / len(rows):.0%} without one that counts" in note) == (empty > 0)
-    estimate = replace(whole, samples=5 * len(rows))
-    assert token_note(estimate, max_length) == (
-        f"estimated from {len(rows)} of {5 * len(rows)}: {note}"
+    found = measure_lengths(
+        TokenIndex(range(len(rows)), 5 * len(rows), lengths, prompts, lengths), max_length
     )
+    counted = [list(range(length))[:max_length][max(prompt, 1) :] for length, prompt in rows]
+    assert found == {
+        "file_samples": 5 * len(rows),
+        "measured": len(rows),
+        "median_tokens": sorted(lengths)[(len(rows) - 1) // 2],
+        "longest_tokens": max(lengths),
+        "cut": sum(length > max_length for length, _ in rows),
+        "empty": sum(not tokens for tokens in counted),
+    }
 
 
 # --- Ids against a table ------------------------------------------------------------------------

@@ -61,7 +61,7 @@ def test_only_the_first_worker_tells_what_data_and_model_are(
     class Seen(RunSupervisor):
         def _handle_ready(self, record: dict) -> None:
             found = [key for key in record["environment"] if key.endswith("_fingerprint")]
-            told.append((len(record["notes"]), len(found)))
+            told.append((len(record["facts"]), len(found)))
             super()._handle_ready(record)
 
     (tmp_path / "cache").mkdir()
@@ -71,8 +71,8 @@ def test_only_the_first_worker_tells_what_data_and_model_are(
     leaves = ("reload=interval", "reload.interval_steps=2", "reload.method=process")
     run = start(tmp_path / "run", *leaves)
     assert run.result.exit_code == 0
-    (notes, fingerprints), *later = told
-    assert (notes > 2, fingerprints) == (True, 4)
+    (facts, fingerprints), *later = told
+    assert (facts > 2, fingerprints) == (True, 4)
     assert later == [(0, 0)] * 2
 
 
