@@ -21,6 +21,8 @@ COMMANDS = {
     "explain": "what grows, who holds it, what gives it back",
     "whatif": "what other reloads would do, without training",
     "reproduce": "run again from config.yaml, and compare",
+    "data": "what is in a JSONL file, as training would read it",
+    "evaluate": "the loss of test data with what a run has trained",
     "resume": "go on with a run or a sweep that was cut off",
     "clean": "free what old checkpoints and killed processes take",
     "plot": "draw memory.png again, of a live run too",

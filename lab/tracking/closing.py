@@ -43,6 +43,7 @@ def format_summary(
         "loss": " -> ".join(
             number(loss, ".4f") for loss in (_first_loss(run_dir), summary.get("final_loss"))
         ),
+        "test": _test(summary),
         "speed": _speed(summary),
         "memory": f"peak {number(summary.get('peak_process_gb'), '.2f')} GB of the process, "
         f"{number(summary.get('peak_mlx_gb'), '.2f')} GB of MLX",
@@ -67,6 +68,11 @@ def command(program: str, *arguments: str) -> str:
 
 def _first_loss(run_dir: Path) -> object:
     return next(read_jsonl(run_dir / "metrics.jsonl"), {}).get("loss")
+
+
+def _test(summary: Mapping[str, Any]) -> str:
+    loss, tokens = summary.get("test_loss"), summary.get("test_tokens")
+    return f"{number(loss, '.4f')} over {number(tokens, ',')} tokens" if tokens else ""
 
 
 def _speed(summary: Mapping[str, Any]) -> str:
