@@ -23,6 +23,8 @@ COMMANDS = {
     "reproduce": "run again from config.yaml, and compare",
     "data": "what is in a JSONL file, as training would read it",
     "evaluate": "the loss of test data with what a run has trained",
+    "generate": "text from what a run has trained",
+    "fuse": "a run's adapter in its base model, a folder for mlx-lm",
     "resume": "go on with a run or a sweep that was cut off",
     "clean": "free what old checkpoints and killed processes take",
     "plot": "draw memory.png again, of a live run too",

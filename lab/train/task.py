@@ -28,7 +28,7 @@ from lab.train import checkpoint, memory  # noqa: E402
 from lab.train.channel import Channel, reported  # noqa: E402
 
 # Each is a module of lab/train/ with ``run``; only the one that is asked for is imported.
-TASKS = {"evaluate": "evaluate_task"}
+TASKS = {"evaluate": "evaluate_task", "generate": "generate_task", "fuse": "fuse_task"}
 
 
 @dataclass(frozen=True)
