@@ -65,8 +65,10 @@ class RecordKind(StrEnum):
         WARNING: ``text``, for the user.
         BAD_CONFIG: ``key value allowed`` of a ``ConfigError``; ``BAD_CONFIG`` follows.
         ERROR: ``text trace`` of an exception; ``FAILED`` follows.
-        ENDED: ``weights_sha256 truncated empty``: the last record of a run that has finished or
-            was stopped.
+        ENDED: ``weights_sha256 truncated empty test_loss test_tokens``: the last record of a run
+            that has finished or was stopped; the last two are null without test data.
+        TEXT: ``text``: the next words of what a task generates.
+        RESULT: ``result``: what a task found (``lab.train.task``), its last record.
     """
 
     READY = "ready"
@@ -80,6 +82,8 @@ class RecordKind(StrEnum):
     BAD_CONFIG = "bad_config"
     ERROR = "error"
     ENDED = "ended"
+    TEXT = "text"
+    RESULT = "result"
 
 
 class Outcome(IntEnum):

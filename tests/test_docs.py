@@ -308,6 +308,35 @@ def run_explain(arguments: Sequence[str], workdir: Path, fixture: Fixture) -> No
     assert json.loads(told)["version"] == 1 if "--json" in arguments else "short" in told
 
 
+def run_data(arguments: Sequence[str], workdir: Path, fixture: Fixture) -> None:
+    _with_files(f"data.path={arguments[0]}", workdir, fixture)
+    words = [
+        str(fixture("pretrained")) if word.startswith("models/") else word for word in arguments
+    ]
+    told = call(sys.executable, "-m", "lab.cli", "data", *words, cwd=workdir)
+    assert "train.jsonl: 40 samples (completion)" in told
+
+
+def run_evaluate(arguments: Sequence[str], workdir: Path, fixture: Fixture) -> None:
+    word, *rest = arguments
+    folder = run_or_sweep(word, fixture)
+    if "--data" in rest:
+        (workdir / rest[-1]).write_text('{"text": "a text"}\n')
+    told = call(sys.executable, "-m", "lab.cli", "evaluate", folder, *rest, cwd=workdir)
+    assert "weights of step 2" in told
+
+
+def run_generate(arguments: Sequence[str], workdir: Path, fixture: Fixture) -> None:
+    word, *rest = arguments
+    folder = run_or_sweep(word, fixture)
+    assert call(sys.executable, "-m", "lab.cli", "generate", folder, *rest, cwd=workdir)
+
+
+def run_fuse(arguments: Sequence[str], workdir: Path, _: Fixture) -> None:
+    assert arguments[0] == "RUN"  # tests/train/test_generate_fuse.py fuses one
+    assert "usage: lab fuse" in call(sys.executable, "-m", "lab.cli", "fuse", "--help", cwd=workdir)
+
+
 def run_compare(arguments: Sequence[str], workdir: Path, fixture: Fixture) -> None:
     folder = run_or_sweep(arguments[0], fixture)
     call(sys.executable, "-m", "lab.cli", "compare", folder, *arguments[1:], cwd=workdir)
@@ -355,6 +384,10 @@ RUNNERS: dict[str, Callable[[Sequence[str], Path, Fixture], None]] = {
     "lab clean": run_clean,
     "lab resume": run_resume,
     "lab reproduce": run_reproduce,
+    "lab data": run_data,
+    "lab evaluate": run_evaluate,
+    "lab generate": run_generate,
+    "lab fuse": run_fuse,
     "lab compare": run_compare,
     "lab explain": run_explain,
     "lab plot": run_plot,
@@ -443,7 +476,7 @@ def test_the_guide_says_a_settings_range(rows: dict, key: str) -> None:
     meaning, allowed, default = rows[key]
     signs = {"at_least": "≥", "above": ">", "at_most": "≤"}
     bounds = [f"{signs[k]} {limits[k]:.10g}" for k in signs if limits[k] is not None]
-    wanted = [*bounds, *limits["choices"], limits["unit"]]
+    wanted = [*bounds, *limits["choices"], limits["unit"], *limits["words"]]
     wanted += ["true, false"] if hint is bool else []
     assert [text for text in wanted if text not in allowed] == []
     assert not limits["auto"] or "`auto`" in meaning + default

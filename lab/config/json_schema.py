@@ -46,7 +46,8 @@ def _object(cls: type[Any], *, partial: bool) -> dict[str, Any]:
 
 def _value(hint: Any, metadata: Any, *, partial: bool) -> dict[str, Any]:
     """The schema of one field; where it is partial, of its undecided values too."""
-    others = [{"type": "null"}] if NoneType in get_args(hint) else []
+    others: list[dict[str, Any]] = [{"const": word} for word in metadata.get("words", ())]
+    others += [{"type": "null"}] if NoneType in get_args(hint) else []
     if partial:
         others += [{"const": AUTO}, {"type": "null"}] if metadata.get("auto") else []
         others += [INTERPOLATION]

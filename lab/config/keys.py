@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from lab.config.schema import ConfigError, from_dict, setting, to_dict
 
@@ -19,6 +19,7 @@ CONFIG_VERSION = 2
 """Of a new config. In version 1 the leak trigger goes by the slope alone; it keeps its version."""
 READABLE_VERSIONS = (1, CONFIG_VERSION)
 
+ALL = "all"
 TIERS = ("compact", "small", "medium", "large", "xlarge")
 TRACKERS = ("tensorboard", "mlflow")  # beside W&B; also the names of their packages and extras
 
@@ -77,7 +78,7 @@ class Adapter:
     kind: str = setting(choices=("full", "lora", "dora", "qlora"))
     rank: int | None = setting(at_least=1)
     alpha: float | None = setting(above=0)
-    num_layers: int | None = setting(at_least=1, unit="layers")
+    num_layers: int | Literal["all"] | None = setting(at_least=1, unit="layers", words=(ALL,))
     dropout: float = setting(at_least=0.0, at_most=0.95)
     targets: tuple[str, ...] = setting()
     start_from: str | None = setting(None)
@@ -117,7 +118,7 @@ class Train:
     deterministic: bool = setting()
     on_nonfinite: str = setting(choices=("stop", "continue"))
     val_interval_steps: int = setting(at_least=0, unit="steps")
-    val_batches: int = setting(at_least=1, unit="batches")
+    val_batches: int | Literal["all"] = setting(at_least=1, unit="batches", words=(ALL,))
 
 
 @dataclass(frozen=True, kw_only=True)

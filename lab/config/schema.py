@@ -7,8 +7,10 @@ or JSON gave. Which settings a run has is in :mod:`lab.config.keys`.
 from __future__ import annotations
 
 import difflib
+import json
 import math
 import reprlib
+from collections.abc import Mapping
 from dataclasses import MISSING, field, fields, is_dataclass
 from pathlib import PurePath
 from types import NoneType, UnionType
@@ -59,6 +61,7 @@ def setting(
     choices: tuple[str, ...] = (),
     unit: str = "",
     auto: bool = False,
+    words: tuple[str, ...] = (),
 ) -> Any:
     """Declare a field with its range.
 
@@ -67,9 +70,10 @@ def setting(
         choices: all values that the field takes.
         unit: of a number, for error messages.
         auto: whether :func:`draft` also takes the word ``auto``, to be replaced before the run.
+        words: that a number's field takes in its place.
     """
     limits = {"at_least": at_least, "above": above, "at_most": at_most, "choices": choices}
-    return field(default=default, metadata={**limits, "unit": unit, "auto": auto})
+    return field(default=default, metadata={**limits, "unit": unit, "auto": auto, "words": words})
 
 
 def _allowed(metadata: Any) -> str:
@@ -84,8 +88,13 @@ def _allowed(metadata: Any) -> str:
     return " and ".join(words) + (f" {metadata['unit']}" if metadata.get("unit") else "")
 
 
+def _words(metadata: Any) -> str:
+    """What a number's field takes in its place, to be put before its range."""
+    return "".join(f"{word} or " for word in metadata.get("words", ()))
+
+
 def _check_range(key: str, value: object, metadata: Any) -> None:
-    allowed = f"must be {_allowed(metadata)}"
+    allowed = f"must be {_words(metadata)}{_allowed(metadata)}"
     if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(key, value, f"{allowed}, and finite")
     if metadata.get("choices") and value not in metadata["choices"]:
@@ -106,6 +115,22 @@ def from_dict(cls: type[T], raw: object) -> T:
             its range, or any text that holds an interpolation.
     """
     return cls(**_values(cls, raw, "", undecided=False))
+
+
+def from_words(cls: type[T], words: Mapping[str, str | None]) -> T:
+    """Build a frozen class of settings from words as they were typed; None is the default.
+
+    Raises:
+        ConfigError: as :func:`from_dict`.
+    """
+    return from_dict(cls, {key: _typed(word) for key, word in words.items() if word is not None})
+
+
+def _typed(word: str) -> object:
+    try:
+        return json.loads(word)
+    except (ValueError, RecursionError):
+        return word
 
 
 def draft(cls: type[Any], raw: object) -> dict[str, Any]:
@@ -157,9 +182,11 @@ def unknown_key(name: str, prefix: str, known: list[str]) -> str:
 def _convert(key: str, value: Any, hint: Any, metadata: Any, *, undecided: bool) -> Any:
     if undecided and metadata.get("auto") and (value is None or value == AUTO):
         return AUTO
+    if isinstance(value, str) and value in metadata.get("words", ()):
+        return value
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
-        if value is None:
+        if value is None and NoneType in arguments:
             return None
         inner = next(a for a in arguments if a is not NoneType)
         return _convert(key, value, inner, metadata, undecided=undecided)
@@ -193,7 +220,7 @@ def _scalar(key: str, value: Any, hint: type, metadata: Any) -> Any:
     if type(value) is not hint:
         kinds = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
         allowed = _allowed(metadata)
-        word = "auto or " if metadata.get("auto") else ""
+        word = f"{AUTO} or " if metadata.get("auto") else _words(metadata)
         kind = "" if metadata.get("choices") else kinds[hint] + ", " * bool(allowed)
         raise ConfigError(key, value, f"must be {word}{kind}{allowed}")
     if hint is str and "${" in value:

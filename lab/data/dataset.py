@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from lab.config.keys import Data, Train
+from lab.config.keys import ALL, Data, Train
 from lab.config.schema import ConfigError
-from lab.data.batches import Batches, Shape
+from lab.data.batches import Batches
+from lab.data.held_out import HeldOut, check_ids, open_held_out, shape_of
 from lab.data.index import Progress, say_nothing
 from lab.data.sources import Source, open_source
 from lab.data.split import IdLimit, Samples
@@ -32,6 +33,7 @@ class OpenData:
         val: micro-batches for validation, the same for every seed; ``None`` when it is off.
         train_samples, val_samples: their samples, for a trainer with batches of its own.
         train_tokens, val_tokens: token index of the file that each split is of.
+        test: what the run is tested on once, at its end; None without ``test.jsonl``.
         fingerprint: hash of the files' content, independent of their paths.
         tokenizer_fingerprint: hash of what decides the tokens of a text.
         notes: lines to print for the user.
@@ -46,9 +48,10 @@ class OpenData:
     fingerprint: str
     tokenizer_fingerprint: str
     notes: tuple[str, ...]
+    test: HeldOut | None = None
 
     def check_ids(self, limit: IdLimit) -> None:
-        """Hold every token id of both splits against a table of the model.
+        """Hold every token id of all splits against a table of the model.
 
         Of files that are too large for a whole token index, what it does not hold is checked when
         it is read.
@@ -59,13 +62,9 @@ class OpenData:
         sides = [(self.train_samples, self.train_tokens)]
         sides += [(self.val_samples, self.val_tokens)] if self.val is not None else []
         for samples, tokens in sides:
-            samples.id_limit, rows = limit, samples.split.rows
-            if max(tokens.highest) >= limit.rows:
-                for at in tokens.within(rows):
-                    if tokens.highest[at] >= limit.rows:
-                        samples.tokens(tokens.rows[at] - rows.start)
-            if tokens.is_whole or samples.tokenizer.vocab_size <= limit.rows:
-                samples.id_limit = None
+            check_ids(samples, tokens, limit)
+        if self.test is not None:
+            self.test.check_ids(limit)
 
     @property
     def val_is_held_out(self) -> bool:
@@ -74,10 +73,11 @@ class OpenData:
 
     @property
     def longest(self) -> int | None:
-        """Tokens of the longest sample of both splits; None where not all are known."""
-        if not (self.train_tokens.is_whole and self.val_tokens.is_whole):
+        """Tokens of the longest sample of all splits; None where not all are known."""
+        indices = [self.train_tokens, self.val_tokens, *([self.test.tokens] if self.test else [])]
+        if not all(tokens.is_whole for tokens in indices):
             return None
-        return max(max(tokens.lengths) for tokens in (self.train_tokens, self.val_tokens))
+        return max(max(tokens.lengths) for tokens in indices)
 
 
 def open_data(
@@ -104,12 +104,7 @@ def open_data(
     tokenizer = load_tokenizer(tokenizer_folder)
     source = open_source(data, cache_dir, progress)
     _check_counts(data, train, source)
-    shape = Shape(
-        batch_size=train.batch_size,
-        accumulation=train.grad_accumulation_steps,
-        max_length=train.max_seq_length,
-        pad_multiple=data.pad_multiple,
-    )
+    shape = shape_of(data, train)
     given = Samples(source.train, tokenizer, train.mask_prompt)
     held_out = Samples(source.val, tokenizer, train.mask_prompt)
     token_indices = {
@@ -138,6 +133,17 @@ def open_data(
             tokenizer_folder, partial(kept_sha256, cache_dir, progress)
         ),
         notes=_notes(train, source, tokenizer),
+        test=None
+        if source.test is None
+        else open_held_out(
+            source.test,
+            data,
+            train,
+            tokenizer=tokenizer,
+            tokenizer_folder=tokenizer_folder,
+            cache_dir=cache_dir,
+            progress=progress,
+        ),
     )
 
 
@@ -165,7 +171,8 @@ def _check_counts(data: Data, train: Train, source: Source) -> None:
         allowed = f"must be at most the number of training samples, {count} in {place}"
         raise ConfigError("train.batch_size", size, allowed)
     count = len(source.val)
-    if not train.val_interval_steps or count >= size:
+    # With `all` a batch may be short.
+    if not train.val_interval_steps or count >= (1 if train.val_batches == ALL else size):
         return
     lack = f"gives {count} validation samples for train.batch_size={size}"
     off = "or switch validation off with train.val_interval_steps=0"
@@ -178,6 +185,8 @@ def _check_counts(data: Data, train: Train, source: Source) -> None:
 
 def _notes(train: Train, source: Source, tokenizer: Tokenizer) -> tuple[str, ...]:
     notes, lines = list(source.notes), source.train.lines
+    if source.test:
+        notes.insert(0, f"{len(source.test)} samples of test.jsonl for the test at the end")
     form = lines.index.form
     if form == "text" and train.mask_prompt:
         notes.append("plain text has no prompt: train.mask_prompt has no effect on it")

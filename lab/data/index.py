@@ -138,7 +138,7 @@ def scan(file: BinaryIO, path: Path, key: str, progress: Progress = say_nothing)
     digest, form, position, told = hashlib.sha256(), None, 0, time.monotonic()
     for number, line in enumerate(file, 1):
         digest.update(line)
-        sample = (line.removeprefix(_BOM) if number == 1 else line).strip(b" \t\r\n")
+        sample = sample_in(line, number)
         if sample:
             form = _checked(sample, form, path, number, key)
             offsets.append(position + line.index(sample))
@@ -157,6 +157,11 @@ def scan(file: BinaryIO, path: Path, key: str, progress: Progress = say_nothing)
         for column in (offsets, sizes, hashes)
     )
     return SampleIndex(form, digest.hexdigest(), *sorted_columns)
+
+
+def sample_in(line: bytes, number: int) -> bytes:
+    """The text of a line's sample; empty for a blank line."""
+    return (line.removeprefix(_BOM) if number == 1 else line).strip(b" \t\r\n")
 
 
 def _unreadable(path: Path, key: str, error: OSError) -> ConfigError:

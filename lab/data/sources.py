@@ -23,6 +23,7 @@ from lab.data import hub, stdlib_docs
 from lab.data.index import PROGRESS_SECONDS, JsonLinesReader, Progress, say_nothing
 from lab.data.split import Split
 
+TEST_FILE = "test.jsonl"
 _NOT_VALID = ("validation.jsonl", "val.jsonl")  # names that others use for valid.jsonl
 
 
@@ -32,6 +33,7 @@ class Source:
 
     Attributes:
         val_is_held_out: whether ``val`` is a fraction of the training file, not a file of its own.
+        test: of ``test.jsonl``, which nothing is trained or validated on; None without one.
         notes: lines to print for the user.
     """
 
@@ -39,10 +41,14 @@ class Source:
     val: Split
     val_is_held_out: bool
     notes: tuple[str, ...] = ()
+    test: Split | None = None
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over the fingerprints of all files, the first 16 hex digits."""
+        """SHA-256 over the fingerprints of what a run learns from, the first 16 hex digits.
+
+        Test data is not in it: no weight depends on it, and a run resumes without it.
+        """
         files = dict.fromkeys(split.lines.index.fingerprint for split in (self.train, self.val))
         return hashlib.sha256("".join(files).encode()).hexdigest()[:16]
 
@@ -69,15 +75,28 @@ def _open(path: Path, val_fraction: float, reader: Callable[[Path], JsonLinesRea
     if not path.is_dir():
         return _split(reader(path), val_fraction)
     train = reader(path / "train.jsonl")
+    has_test = (path / TEST_FILE).exists()
+    test = whole(reader(path / TEST_FILE)) if has_test else None
     if not (path / "valid.jsonl").exists():
-        unread = [name for name in _NOT_VALID if (path / name).exists()]
-        notes = [f"{path / name} is not read: validation data is in valid.jsonl" for name in unread]
-        return replace(_split(train, val_fraction), notes=tuple(notes))
+        return replace(_split(train, val_fraction), notes=unread(path), test=test)
     val = reader(path / "valid.jsonl")
-    return Source(_all(train), _all(val), val_is_held_out=False)
+    return Source(whole(train), whole(val), val_is_held_out=False, test=test)
 
 
-def _all(lines: JsonLinesReader) -> Split:
+def unread(folder: Path) -> tuple[str, ...]:
+    """A line on each file that others would take for validation data."""
+    found = [folder / name for name in _NOT_VALID if (folder / name).exists()]
+    return tuple(f"{path} is not read: validation data is in valid.jsonl" for path in found)
+
+
+def tested_on(data: Data) -> Path | None:
+    """The file that a run on this data is tested on; None where there is none."""
+    found = Path(data.path, TEST_FILE) if data.name == "jsonl" and data.path else None
+    return found if found and os.path.isfile(found) else None  # noqa: PTH113
+
+
+def whole(lines: JsonLinesReader) -> Split:
+    """All samples of a file."""
     return Split(lines, range(len(lines)))
 
 
@@ -91,17 +110,26 @@ def _split(lines: JsonLinesReader, fraction: float) -> Source:
 
 
 def _jsonl(data: Data, *_: object) -> tuple[Path, str]:
+    return jsonl_path(data.path, "data.path"), "data.path"
+
+
+def jsonl_path(given: str | None, key: str) -> Path:
+    """A file, or a folder with ``train.jsonl``.
+
+    Raises:
+        ConfigError: it is neither; names the key.
+    """
     allowed = "must be a JSONL file, or a folder with train.jsonl and, if wanted, valid.jsonl"
-    if not data.path:
-        raise ConfigError("data.path", data.path, allowed)
-    path = Path(data.path)
+    if not given:
+        raise ConfigError(key, given, allowed)
+    path = Path(given)
     # os.path, as pathlib raises where a name is too long
     if os.path.isdir(path):  # noqa: PTH112
         if not os.path.isfile(path / "train.jsonl"):  # noqa: PTH113
-            raise ConfigError("data.path", data.path, f"has no train.jsonl; {allowed}")
+            raise ConfigError(key, given, f"has no train.jsonl; {allowed}")
     elif not os.path.isfile(path):  # noqa: PTH113
-        raise ConfigError("data.path", data.path, f"is no such file or folder; {allowed}")
-    return path, "data.path"
+        raise ConfigError(key, given, f"is no such file or folder; {allowed}")
+    return path
 
 
 def stdlib_docs_folder(cache_dir: Path) -> Path:

@@ -78,6 +78,10 @@ class Tokenizer(Protocol):
         """The token's own text, for messages."""
         ...
 
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of some tokens, special ones too, to be shown."""
+        ...
+
 
 class ByteTokenizer:
     """UTF-8 bytes are the ids, 256 is EOS; ids up to 288 are unused padding of the vocabulary."""
@@ -99,6 +103,10 @@ class ByteTokenizer:
 
     def token_of(self, token_id: int) -> str:
         return chr(token_id) if token_id < self.eos_id else "<eos>"
+
+    def decode(self, ids: Sequence[int]) -> str:
+        text = bytes(i for i in ids if i < self.eos_id).decode("utf-8", "replace")
+        return text + "<eos>" * (self.eos_id in ids)
 
 
 class FolderTokenizer:
@@ -136,6 +144,9 @@ class FolderTokenizer:
 
     def token_of(self, token_id: int) -> str:
         return self._fast.id_to_token(token_id) or ""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self._fast.decode(list(ids), skip_special_tokens=False)
 
 
 class MlxLmTokenizer:
@@ -189,6 +200,9 @@ class MlxLmTokenizer:
 
     def token_of(self, token_id: int) -> str:
         return str(self._wrapped.convert_ids_to_tokens(token_id))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return str(self._wrapped.decode(list(ids)))
 
 
 class _ChatTemplates:

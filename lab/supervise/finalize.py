@@ -52,6 +52,8 @@ def finalize(
         "version": SUMMARY_VERSION,
         "state": state,
         **summarise(run_dir),
+        "test_loss": ended.get("test_loss"),
+        "test_tokens": ended.get("test_tokens"),
         "weights_sha256": ended.get("weights_sha256"),
         "environment": {**environment, **_supervisor_environment()},
     }

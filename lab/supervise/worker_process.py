@@ -98,7 +98,7 @@ class WorkerProcess:
                 stderr=subprocess.PIPE,
                 bufsize=0,  # a signal handler may write in the middle of another write
                 pass_fds=[write_end],
-                env={**_environment(config), **environment},
+                env={**worker_environment(config), **environment},
                 start_new_session=True,  # Ctrl-C reaches only the supervisor, which sends `stop`
             )
         except BaseException:
@@ -221,7 +221,7 @@ def cache_folder() -> Path:
     return Path(tempfile.gettempdir()) / f"mlx-memory-lab-{os.getuid()}"
 
 
-def _environment(config: Config) -> dict[str, str]:
+def worker_environment(config: Config) -> dict[str, str]:
     """The worker's environment variables: what makes its backend deterministic, and no secret."""
     environment = {k: v for k, v in environment_with_lab().items() if k not in SECRETS}
     environment["PYTHONUNBUFFERED"] = "1"

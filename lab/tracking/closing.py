@@ -44,6 +44,7 @@ def format_summary(
     lines = {
         "error": error.strip().splitlines()[-1] if error.strip() else "",
         "loss": _loss(summary, run_dir),
+        "test": _test(summary),
         "speed": _speed(summary),
         "memory": f"peak {size(summary.get('peak_process_gb'))} of the process, "
         f"{size(summary.get('peak_mlx_gb'))} of MLX",
@@ -105,6 +106,11 @@ def _peaks(peaks: Mapping[str, Mapping[str, float]]) -> dict[str, str]:
                 f"at step {peaks[peak]['step']}: {', '.join(shown)}"
             )
     return lines
+
+
+def _test(summary: Mapping[str, Any]) -> str:
+    loss, tokens = summary.get("test_loss"), summary.get("test_tokens")
+    return f"{number(loss, '.4f')} over {number(tokens, ',')} tokens" if tokens else ""
 
 
 def _speed(summary: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import mlx.nn as nn
 from mlx.utils import tree_unflatten
 
-from lab.config.keys import Adapter
+from lab.config.keys import ALL, Adapter
 from lab.config.schema import ConfigError
 from lab.train.model_files import layers_of
 
@@ -67,7 +67,8 @@ def add_adapter(network: nn.Module, adapter: Adapter) -> None:
 
 
 def _adapted_blocks(network: nn.Module, adapter: Adapter) -> list[nn.Module]:
-    return layers_of(network)[-(adapter.num_layers or 0) :]
+    count = adapter.num_layers
+    return layers_of(network)[0 if count is None or count == ALL else -count :]
 
 
 def _matches(path: str, target: str) -> bool:

@@ -6,8 +6,11 @@ import json
 import os
 import sys
 import threading
+import traceback
+from collections.abc import Callable
 
-from lab.protocol import RUNGS, Command, RecordKind, Rung
+from lab.config.schema import ConfigError
+from lab.protocol import RUNGS, Command, Outcome, RecordKind, Rung
 from lab.train import memory
 
 ABANDONED_EXIT = 70
@@ -136,6 +139,26 @@ class Channel:
         timer = threading.Timer(GRACE_S, _quit)
         timer.daemon = True
         timer.start()
+
+
+def reported(channel: Channel, work: Callable[[], Outcome]) -> Outcome:
+    """Do the work of this process; what it raises becomes a record and an outcome."""
+    try:
+        return work()
+    except ConfigError as error:
+        channel.send(
+            RecordKind.BAD_CONFIG,
+            key=error.key,
+            value=error.plain_value,
+            allowed=error.allowed,
+        )
+        return Outcome.BAD_CONFIG
+    except BrokenPipeError:
+        return Outcome.STOPPED
+    except Exception as error:  # noqa: BLE001 - whatever it is, the supervisor must hear of it
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        channel.send(RecordKind.ERROR, text=text, trace=traceback.format_exc())
+        return Outcome.FAILED
 
 
 def _quit() -> None:

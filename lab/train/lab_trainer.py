@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import mlx.core as mx
 import mlx.nn as nn
 
+from lab.data.batches import Batch
 from lab.explain import watch_calls
 from lab.explain.explainer import Explainer
 from lab.protocol import Outcome, RecordKind
@@ -51,6 +54,10 @@ class LabTrainer:
     def weights(self) -> Arrays:
         """The trained parameters by name."""
         return self._session.weights()
+
+    def evaluate(self, batches: Sequence[Batch], after_batch: Callable[[int], None]) -> float:
+        """The mean loss over tokens, with the weights as they are."""
+        return self._session.evaluate(batches, after_batch)
 
     def run(self) -> Outcome:
         """Train until the run ends, is stopped, or another process is to take over."""

@@ -19,6 +19,7 @@ from lab.records.rows import metric_gb
 from lab.records.slope import median
 from lab.train import adapters, memory, optimizers, reload_policy
 from lab.train.channel import Channel
+from lab.train.evaluation import telling
 from lab.train.progress import PendingReload
 from lab.train.remedies import Remedies
 from lab.train.reporter import Reporter
@@ -75,7 +76,9 @@ class Loop:
         progress, step = session.progress, session.progress.step
         row = _step_row(session, batches, loss, grad_norm, seconds)
         if validates := self._validates(step):
-            row["val_loss"] = session.evaluate(self._context.validation)
+            seen = self._context.validation
+            tell = telling(self._channel, self._config, f"validating, {len(seen):,} batches")
+            row["val_loss"] = session.evaluate(seen, tell)
         self._grow_on_purpose(session, batches, validates=validates)
         reading, slope, trend = self._reporter.step_row(
             row, session.slope, session.growth, reloads=progress.reloads

@@ -16,16 +16,18 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 
-from lab.config.keys import Config
+from lab.config.keys import ALL, Config
+from lab.config.schema import ConfigError
+from lab.data.batches import Batch
 from lab.protocol import Outcome, RecordKind
-from lab.train import adapters, memory, stateful
+from lab.train import adapters, memory, stateful, step
 from lab.train.channel import Channel
 from lab.train.checkpoint import Arrays, Snapshot
 from lab.train.mlx_lm_callback import NO_STATE, StepCallback, StopTraining
@@ -71,6 +73,7 @@ class MlxLmTrainer:
         if resume_from:
             text = f"{NO_STATE}: it begins again at step 1; the {resume_from} rows stay"
             channel.send(RecordKind.WARNING, text=text)
+        _check_validation(context)
         np.random.seed(context.config.seed)  # mlx-lm draws the order of batches from it
         self.model, self._optimizer = build(context)
         self._config, self._data = context.config, context.data
@@ -80,6 +83,10 @@ class MlxLmTrainer:
     def weights(self) -> Arrays:
         """The trained parameters by name."""
         return stateful.trained_weights(self.model)
+
+    def evaluate(self, batches: Sequence[Batch], after_batch: Callable[[int], None]) -> float:
+        """The lab's mean loss over tokens, with the weights as they are."""
+        return step.build_evaluate(self.model)(batches, after_batch)
 
     def run(self) -> Outcome:
         """Train; the outcome is never a reload."""
@@ -144,6 +151,15 @@ class MlxLmTrainer:
             yield link
 
 
+def _check_validation(context: TrainingContext) -> None:
+    """mlx-lm validates on whole batches alone."""
+    size, found = context.config.train.batch_size, len(context.data.val_samples)
+    if context.data.val is not None and found < size:
+        lack = f"gives {found} validation samples, and trainer=mlx_lm takes whole batches"
+        allowed = f"{lack} of train.batch_size={size}; lower it, or train.val_interval_steps=0"
+        raise ConfigError("train.val_batches", context.config.train.val_batches, allowed)
+
+
 def _arguments(config: Config, adapter_file: Path) -> Any:
     """The config as mlx-lm's arguments; its iterations are micro-batches, not optimizer steps."""
     from mlx_lm.tuner.trainer import TrainingArgs
@@ -155,7 +171,7 @@ def _arguments(config: Config, adapter_file: Path) -> Any:
     return TrainingArgs(
         batch_size=train.batch_size,
         iters=iterations,
-        val_batches=train.val_batches,
+        val_batches=-1 if train.val_batches == ALL else train.val_batches,
         steps_per_report=accumulation,
         steps_per_eval=train.val_interval_steps * accumulation or never,
         steps_per_save=saves * accumulation or never,

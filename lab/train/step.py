@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -41,7 +42,18 @@ class Update:
 
 
 TrainStep = Callable[[Sequence[Batch]], Update]
-Evaluate = Callable[[Sequence[Batch]], float]
+
+
+class Evaluate(Protocol):
+    """The mean loss over the tokens of some batches that count, without dropout."""
+
+    def __call__(self, batches: Sequence[Batch], after_batch: Callable[[int], None] = ...) -> float:
+        """Evaluate.
+
+        Arguments:
+            after_batch: gets the number of batches that are done; what it raises ends it.
+        """
+        ...
 
 
 class PredictedLosses:
@@ -143,13 +155,7 @@ def build_train_step(
         max_grad_norm: gradients are scaled down to this norm; 0 leaves them as they are.
         compiled: fuse the step with ``mx.compile``.
     """
-    predicted_losses = PredictedLosses(model)
-
-    def loss(
-        inputs: mx.array, rows: mx.array, targets: mx.array, weights: mx.array, total: mx.array
-    ) -> mx.array:
-        return (predicted_losses(inputs, rows, targets) * weights).sum() / total
-
+    loss = _loss_of(model)
     loss_and_grad = nn.value_and_grad(model, loss)
 
     def update(grads: dict) -> mx.array:
@@ -180,15 +186,45 @@ def build_train_step(
         mx.async_eval(loss_sum, norm, state)
         return Update(loss_sum, norm, state)
 
-    def evaluate(batches: Sequence[Batch]) -> float:
+    return train_step, _evaluate_by(model, loss)
+
+
+def build_evaluate(model: nn.Module) -> Evaluate:
+    """The loss of a model that is not trained here: to the bit that of its session."""
+    return _evaluate_by(model, _loss_of(model))
+
+
+Loss = Callable[[mx.array, mx.array, mx.array, mx.array, mx.array], mx.array]
+
+
+def _loss_of(model: nn.Module) -> Loss:
+    """A micro-batch's part of the mean loss: its arrays, then all tokens that count."""
+    predicted_losses = PredictedLosses(model)
+
+    def loss(
+        inputs: mx.array, rows: mx.array, targets: mx.array, weights: mx.array, total: mx.array
+    ) -> mx.array:
+        return (predicted_losses(inputs, rows, targets) * weights).sum() / total
+
+    return loss
+
+
+def _evaluate_by(model: nn.Module, loss: Loss) -> Evaluate:
+    def evaluate(
+        batches: Sequence[Batch], after_batch: Callable[[int], None] = lambda _: None
+    ) -> float:
+        was_training = model.training
         model.eval()
-        total, loss_sum = _total_tokens(batches), 0.0
-        for batch in batches:
-            loss_sum += loss(*_arrays(batch), total).item()  # type: ignore[operator]
-        model.train()
+        try:
+            total, loss_sum = _total_tokens(batches), 0.0
+            for done, batch in enumerate(batches, 1):
+                loss_sum += loss(*_arrays(batch), total).item()  # type: ignore[operator]
+                after_batch(done)
+        finally:
+            model.train(was_training)
         return loss_sum
 
-    return train_step, evaluate
+    return evaluate
 
 
 def _arrays(batch: Batch) -> tuple[mx.array, ...]:

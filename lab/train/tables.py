@@ -17,6 +17,7 @@ from lab.config.keys import Config
 from lab.config.schema import ConfigError
 from lab.data.batches import padded_width
 from lab.data.dataset import OpenData
+from lab.data.held_out import HeldOut
 from lab.data.split import IdLimit
 from lab.train.patch import override_call
 
@@ -95,7 +96,7 @@ def measure_tables(model: nn.Module) -> Tables:
     )
 
 
-def check_tables(tables: Tables, data: OpenData, config: Config) -> None:
+def check_tables(tables: Tables, data: OpenData | HeldOut, config: Config) -> None:
     """Hold what the data can ask for against what the model has, before the first step.
 
     Raises:

@@ -14,7 +14,6 @@ import platform
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
@@ -26,16 +25,17 @@ BLAS = preload_blas()  # before MLX is imported: afterwards it is too late
 
 import mlx.core as mx  # noqa: E402
 
-from lab.config.keys import Config  # noqa: E402
-from lab.config.schema import ConfigError, from_dict  # noqa: E402
+from lab.config.keys import ALL, Config  # noqa: E402
+from lab.config.schema import from_dict  # noqa: E402
 from lab.data.dataset import measure_lengths, open_data  # noqa: E402
 from lab.data.tokenizer_files import tokenizers_version  # noqa: E402
 from lab.protocol import Outcome, RecordKind  # noqa: E402
 from lab.records.digest import kept_sha256  # noqa: E402
 from lab.records.facts import RunFacts  # noqa: E402
 from lab.train import checkpoint, memory, mlx_lm_trainer, model_files, optimizers, stateful  # noqa: E402
-from lab.train.channel import Channel  # noqa: E402
+from lab.train.channel import Channel, reported  # noqa: E402
 from lab.train.deterministic import check_experts  # noqa: E402
+from lab.train.evaluation import Evaluation, evaluate_all  # noqa: E402
 from lab.train.lab_trainer import LabTrainer  # noqa: E402
 from lab.train.mlx_lm_trainer import MlxLmTrainer  # noqa: E402
 from lab.train.reporter import Reporter  # noqa: E402
@@ -54,22 +54,7 @@ def main() -> int:
     arguments = _arguments()
     config = from_dict(Config, json.loads(sys.stdin.readline()))
     channel = Channel(arguments.records)
-    try:
-        outcome = _work(config, arguments, channel)
-    except ConfigError as error:
-        channel.send(
-            RecordKind.BAD_CONFIG,
-            key=error.key,
-            value=error.plain_value,
-            allowed=error.allowed,
-        )
-        outcome = Outcome.BAD_CONFIG
-    except BrokenPipeError:
-        outcome = Outcome.STOPPED
-    except Exception as error:  # noqa: BLE001 - whatever it is, the supervisor must hear of it
-        text = " ".join(f"{type(error).__name__}: {error}".split())
-        channel.send(RecordKind.ERROR, text=text, trace=traceback.format_exc())
-        outcome = Outcome.FAILED
+    outcome = reported(channel, lambda: _work(config, arguments, channel))
     memory.release_wired()
     if outcome is Outcome.RELOAD:
         os._exit(outcome)  # taking the interpreter down would take longer than saving did
@@ -120,13 +105,19 @@ def _work(config: Config, arguments: argparse.Namespace, channel: Channel) -> Ou
     )
     if config.fault.crash is not None:
         channel.event("fault_armed", step, crash_step=config.fault.crash.step)
-    outcome = trainer.run()
+    outcome, test = trainer.run(), Evaluation()
+    if outcome is Outcome.FINISHED and context.data.test is not None:
+        batches = context.data.test.batches
+        found = evaluate_all(trainer.evaluate, batches, config, channel, "the test data")
+        outcome, test = (outcome, found) if found else (Outcome.STOPPED, test)
     if outcome in (Outcome.FINISHED, Outcome.STOPPED):
         channel.send(
             RecordKind.ENDED,
             weights_sha256=checkpoint.weights_sha256(trainer.weights()),
             truncated=trainer.progress.truncated,
             empty=trainer.progress.empty,
+            test_loss=test.loss,
+            test_tokens=test.tokens,
         )
     return outcome
 
@@ -148,7 +139,8 @@ def _open_context(
         progress=progress,
     )
     held_out = data.val if config.trainer == "lab" else None
-    count = min(config.train.val_batches, len(held_out)) if held_out else 0
+    wanted, there = config.train.val_batches, len(held_out) if held_out else 0
+    count = there if wanted == ALL else min(wanted, there)
     return TrainingContext(
         config=config,
         data=data,

@@ -36,6 +36,10 @@ pytestmark = pytest.mark.usefixtures("hydra_here")
         ("train.steps='7'", "whole number"),
         ("train.batch_size=0", "at least 1"),
         ("train.max_seq_length=4", "at least 8"),
+        ("train.val_batches=0", "all or at least 1 batches"),
+        ("train.val_batches=some", "all or a whole number, at least 1 batches"),
+        ("train.val_batches=null", "all or a whole number"),
+        ("adapter.num_layers=-1", "all or at least 1 layers"),
         ("train.max_grad_norm=-1", "at least 0"),
         ("train.compile=maybe", "auto or true or false"),
         ("train.deterministic=yes", "true or false"),
@@ -221,6 +225,12 @@ def test_a_config_saved_before_a_key_was_there_still_loads() -> None:
     values = to_dict(BASE)
     del values["memory"]["wired_fraction"]
     assert from_dict(Config, values).memory.wired_fraction == 0.6
+
+
+def test_all_batches_and_all_layers_are_words_of_their_own() -> None:
+    made = config("adapter=lora", "adapter.num_layers=all", "train.val_batches=all")
+    assert (made.adapter.num_layers, made.train.val_batches) == ("all", "all")
+    assert from_dict(Config, yaml.safe_load(dump(made))) == made
 
 
 @pytest.mark.parametrize("value", [True, 3, 1.5, None, "text", Path("folder")])

@@ -45,6 +45,8 @@ def test_a_saved_config_is_valid_and_each_key_of_it_is_known() -> None:
         ("memory", "budget_gb", 0),
         ("adapter", "targets", "q_proj"),
         ("optimizer", "final_fraction", 1.1),
+        ("train", "val_batches", "some"),
+        ("train", "val_batches", None),
     ],
 )
 def test_what_the_lab_refuses_is_no_saved_config(group: str, key: str, value: object) -> None:
@@ -62,6 +64,12 @@ def test_each_file_that_hydra_composes_is_valid(path: Any) -> None:
 def test_a_misspelt_key_of_an_experiment_is_found() -> None:
     assert errors(composed_schema(), {"train": {"steps": "auto"}, "trian": {}}) != []
     assert errors(composed_schema(), {"train": {"batch_size": "auto", "steps": "${seed}"}}) == []
+
+
+def test_a_word_in_a_numbers_place_is_valid() -> None:
+    config = saved()
+    config["train"]["val_batches"] = config["adapter"]["num_layers"] = "all"
+    assert errors(saved_schema(), config) == []
 
 
 def test_units_are_told() -> None:
