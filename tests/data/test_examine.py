@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from lab.cli import main
-from lab.data.dataset import open_data, token_note
+from lab.data.dataset import measure_lengths, open_data
 from tests.data.test_data import data_of, train_of, write
 
 PAIR = {"prompt": "2 + 2 = ", "completion": "4"}
@@ -58,10 +58,9 @@ def test_it_says_of_lengths_what_a_run_says(
         data_of(folder / "train.jsonl"), train_of(), 0, tokenizer_folder=None, cache_dir=folder
     )
     assert (train["cut"], train["teach_nothing"]) == (1, [3])
-    assert token_note(data.train_tokens, 40) == (
-        f"{train['mean']:,.0f} tokens a sample, {train['longest']} the longest, "
-        "25% cut to train.max_seq_length=40, 25% without one that counts"
-    )
+    said = measure_lengths(data.train_tokens, 40)
+    assert (said["cut"], said["empty"]) == (1, 1)
+    assert said["longest_tokens"] == train["longest"]
 
 
 def test_all_bad_lines_are_named_and_the_others_are_read(
