@@ -13,6 +13,7 @@ from importlib.metadata import version
 
 from lab.config.schema import ConfigError
 from lab.machine.probe import ProbeError
+from lab.protocol import TaskFailed
 
 # Each is a module of lab/commands/, with `add_arguments` and `run`; only the one typed is imported.
 COMMANDS = {
@@ -58,7 +59,7 @@ def main(words: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
-    except ProbeError as error:
+    except (ProbeError, TaskFailed) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -106,3 +106,7 @@ class Outcome(IntEnum):
     STOPPED = 65
     NONFINITE = 66
     UNSAVED = 67
+
+
+class TaskFailed(RuntimeError):  # noqa: N818
+    """A worker process came to no result with its one task; the text says why, in one line."""

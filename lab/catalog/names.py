@@ -24,6 +24,13 @@ def add_folder(parser: ArgumentParser, what: str = "of a run, or of a sweep") ->
     parser.add_argument("--last", action="store_true", help="the newest one instead, see `lab ls`")
 
 
+def add_folders(parser: ArgumentParser, count: str, what: str) -> None:
+    """Declare ``folders``, for :func:`folder_of`."""
+    parser.add_argument(
+        "folders", nargs=count, metavar="folder", help=f"{what}; or how their names begin"
+    )
+
+
 def any_entry(_: Entry) -> bool:
     return True
 
@@ -53,16 +60,31 @@ def chosen(word: str | None, *, last: bool, may: Callable[[Entry], bool] = any_e
     return folder_of(word)
 
 
+def chosen_first(
+    word: str | None,
+    more: Sequence[str],
+    *,
+    last: bool,
+    may: Callable[[Entry], bool] = any_entry,
+) -> tuple[Path, list[str]]:
+    """The folder as :func:`chosen`, and the other words: with ``last`` all of them are others."""
+    if last and word is not None:
+        word, more = None, [word, *more]
+    return chosen(word, last=last, may=may), list(more)
+
+
 def newest(count: int, may: Callable[[Entry], bool] = any_entry) -> list[Path]:
     """The folders of the newest entries, the newest last; told on the standard error.
 
     Raises:
         ConfigError: there are none.
     """
+    if count < 1:
+        raise ConfigError("--last", count, "must be at least 1")
     found = [entry.folder for entry in list_entries(OUTPUTS) if may(entry)][-count:]
-    if count < 1 or not found:
+    if not found:
         what = "run or sweep" if may is any_entry else "run or sweep that it could go on with"
-        raise ConfigError("--last", "" if count > 0 else count, f"no {what} is in {OUTPUTS}")
+        raise ConfigError("--last", "", f"no {what} is in {OUTPUTS}")
     return [_told(folder) for folder in found]
 
 

@@ -7,12 +7,9 @@ from argparse import ArgumentParser, Namespace
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare what can be typed after the command."""
-    parser.add_argument(
-        "folders",
-        nargs="*",
-        metavar="folder",
-        help="of a run, a sweep, or many of them; or how its name begins",
-    )
+    from lab.catalog.names import add_folders
+
+    add_folders(parser, "*", "of runs, of sweeps, or of many of them")
     parser.add_argument(
         "--last", type=int, nargs="?", const=1, metavar="N", help="the newest N of `lab ls` too"
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
@@ -23,11 +22,11 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(arguments: Namespace) -> int:
-    """Evaluate; return 1 where the worker fails."""
+    """Evaluate, and print what was found."""
     from lab.catalog.names import chosen
     from lab.data.sources import tested_on
     from lab.reproduce.reproduce import load_config
-    from lab.supervise.task import TaskFailed, run_task
+    from lab.supervise.task import run_task
 
     folder = chosen(arguments.folder, last=arguments.last)
     config = load_config(folder)
@@ -40,11 +39,7 @@ def run(arguments: Namespace) -> int:
         where = "the run has no test.jsonl; give a JSONL file, or --valid for its validation data"
         raise ConfigError("--data", "", f"is missing: {where}")
     key, path = "data.path" if arguments.data is None else "--data", file and str(file)
-    try:
-        found = run_task("evaluate", config, folder, file=path, key=key)
-    except TaskFailed as error:
-        print(error, file=sys.stderr)
-        return 1
+    found = run_task("evaluate", config, folder, file=path, key=key)
     said = {"run": str(folder), "data": path or "validation data", **found}
     if arguments.json:
         print(json.dumps({"version": EVALUATION_VERSION, **said}))

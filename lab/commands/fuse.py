@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
 from pathlib import Path
 
 from lab.config.schema import ConfigError
@@ -16,23 +17,20 @@ def add_arguments(parser: ArgumentParser) -> None:
     from lab.catalog.names import add_folder
 
     add_folder(parser, "of a run")
-    parser.add_argument("out", nargs="?", help="a new folder, or an empty one")
+    parser.add_argument("out", nargs="*", help="a new folder, or an empty one")
     parser.add_argument(
         "--dequantize", action="store_true", help="a base of 4 bits is not rounded to them again"
     )
 
 
 def run(arguments: Namespace) -> int:
-    """Fuse; return 1 where the worker fails."""
-    from lab.catalog.names import chosen
+    """Fuse; return 1 where the folder cannot be written."""
+    from lab.catalog.names import chosen_first
     from lab.reproduce.reproduce import load_config
-    from lab.supervise.task import TaskFailed, run_task
+    from lab.supervise.task import run_task
     from lab.tracking.closing import command
 
-    word, out = arguments.folder, arguments.out
-    if arguments.last and out is None:
-        word, out = None, word
-    folder = chosen(word, last=arguments.last)
+    folder, out = chosen_first(arguments.folder, arguments.out, last=arguments.last)
     config = load_config(folder)
     if config.model.scratch is not None:
         lack = "reads bytes: it has no tokenizer, without which mlx-lm reads no folder"
@@ -43,7 +41,7 @@ def run(arguments: Namespace) -> int:
         beside.mkdir(parents=True)
         found = run_task("fuse", config, folder, out=str(beside), dequantize=arguments.dequantize)
         beside.rename(target)
-    except (TaskFailed, OSError) as error:
+    except OSError as error:
         print(f"{target}: {error}", file=sys.stderr)
         return 1
     finally:
@@ -53,15 +51,18 @@ def run(arguments: Namespace) -> int:
     return 0
 
 
-def _free(out: str | None) -> Path:
+def _free(out: Sequence[str]) -> Path:
     """The folder to be made.
 
     Raises:
         ConfigError: it is not named, or something is there.
     """
-    if not out:
-        raise ConfigError("out", "", "is missing: give the folder to write")
-    target = Path(out)
+    if len(out) != 1:
+        given = " ".join(out)
+        raise ConfigError(
+            "out", given, "is one folder" if out else "is missing: give the folder to write"
+        )
+    target = Path(out[0])
     if os.path.lexists(target) and not (target.is_dir() and not any(target.iterdir())):
-        raise ConfigError("out", out, "is there already; give a new folder, or an empty one")
+        raise ConfigError("out", out[0], "is there already; give a new folder, or an empty one")
     return target

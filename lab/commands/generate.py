@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from argparse import ArgumentParser, Namespace
 from dataclasses import asdict, dataclass
 
@@ -22,37 +21,26 @@ def add_arguments(parser: ArgumentParser) -> None:
     from lab.catalog.names import add_folder
 
     add_folder(parser, "of a run")
-    parser.add_argument("prompt", nargs="?", help="what the text goes on from")
+    parser.add_argument("prompt", nargs="*", help="what the text goes on from")
     parser.add_argument("--max-tokens", metavar="N", help="tokens at most; default: 100")
     parser.add_argument("--temp", metavar="T", help="sampling temperature; default: 0")
 
 
 def run(arguments: Namespace) -> int:
-    """Print the text as it comes; return 1 where the worker fails."""
-    from lab.catalog.names import chosen
+    """Print the text as it comes; see :func:`lab.supervise.task.run_task` for failures."""
+    from lab.catalog.names import chosen_first
     from lab.reproduce.reproduce import load_config
-    from lab.supervise.task import TaskFailed, run_task
+    from lab.supervise.task import run_task
 
-    word, prompt = arguments.folder, arguments.prompt
-    if arguments.last and prompt is None:
-        word, prompt = None, word
+    folder, words = chosen_first(arguments.folder, arguments.prompt, last=arguments.last)
     typed = {"max_tokens": arguments.max_tokens, "temp": arguments.temp}
     sampling = from_words(Sampling, typed)
-    folder = chosen(word, last=arguments.last)
+    prompt = " ".join(words)
     if not prompt:
-        raise ConfigError("prompt", "", "is missing: give a few words, in quotes")
-    try:
-        run_task(
-            "generate",
-            load_config(folder),
-            folder,
-            on_text=_show,
-            prompt=prompt,
-            **asdict(sampling),
-        )
-    except TaskFailed as error:
-        print(error, file=sys.stderr)
-        return 1
+        raise ConfigError("prompt", "", "is missing: give a few words")
+    run_task(
+        "generate", load_config(folder), folder, on_text=_show, prompt=prompt, **asdict(sampling)
+    )
     print()
     return 0
 

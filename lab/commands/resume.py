@@ -23,12 +23,11 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> int:
     """Train on; return the exit code of the run or the sweep."""
-    from lab.catalog.names import chosen, is_resumable
+    from lab.catalog.names import chosen_first, is_resumable
 
-    word, overrides = arguments.folder, arguments.overrides
-    if arguments.last and word is not None:
-        word, overrides = None, [word, *overrides]
-    folder = chosen(word, last=arguments.last, may=is_resumable)
+    folder, overrides = chosen_first(
+        arguments.folder, arguments.overrides, last=arguments.last, may=is_resumable
+    )
     given = {"--config-dir": arguments.config_dir, "--config-name": arguments.config_name}
     words = [f"{flag}={value}" for flag, value in given.items() if value is not None]
     words += overrides

@@ -11,12 +11,9 @@ from pathlib import Path
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare what can be typed after the command."""
-    parser.add_argument(
-        "folders",
-        nargs="+",
-        metavar="folder",
-        help="of runs, or sweeps; or how their names begin",
-    )
+    from lab.catalog.names import add_folders
+
+    add_folders(parser, "+", "of runs, or sweeps")
     parser.add_argument("--offline", action="store_true", help="only make it")
 
 

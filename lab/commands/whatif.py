@@ -16,10 +16,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> int:
     """Predict, and print the recommendation."""
-    from lab.catalog.names import chosen
+    from lab.catalog.names import chosen_first
     from lab.whatif.command import whatif
 
-    word, settings = arguments.folder, arguments.settings
-    if arguments.last and word is not None:
-        word, settings = None, [word, *settings]
-    return whatif(chosen(word, last=arguments.last), settings, as_json=arguments.json)
+    folder, settings = chosen_first(arguments.folder, arguments.settings, last=arguments.last)
+    return whatif(folder, settings, as_json=arguments.json)

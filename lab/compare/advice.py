@@ -8,6 +8,8 @@ from lab.compare.comparison import Comparison
 from lab.compare.lines import Line
 from lab.compare.memory import WORDS, Limit, limits_of
 
+ALIKE = 0.02  # by which the memory of two processes differs that do the same
+
 
 @dataclass(frozen=True)
 class Judgement:
@@ -98,9 +100,9 @@ def _none_needed(free: list[Judgement]) -> str:
 
 
 def _lower(judged: list[Judgement], figure: str, chosen: Judgement) -> str:
-    """What keeps memory lowest, where that is not what was chosen."""
+    """What keeps memory lowest, where it is plainly lower than with what was chosen."""
     low = min(judged, key=lambda j: (j.peak, j.overhead))
-    if low.peak >= chosen.peak or low.line is chosen.line:
+    if low.peak > (1 - ALIKE) * chosen.peak:
         return ""
     return (
         f" Memory is lowest with {low.line.name}: a {WORDS[figure]} peak of {low.peak:.3f} GB, "

@@ -16,14 +16,10 @@ from typing import IO, Any, Literal
 
 from lab.config.keys import Config
 from lab.config.schema import ConfigError, to_dict
-from lab.protocol import Command, RecordKind
+from lab.protocol import Command, RecordKind, TaskFailed
 from lab.supervise.worker_process import QUIT_S, cache_folder, worker_environment
 
 log = logging.getLogger("lab")
-
-
-class TaskFailed(RuntimeError):  # noqa: N818
-    """A task that came to no result; the text says why, in one line."""
 
 
 def run_task(

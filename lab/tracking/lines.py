@@ -106,7 +106,7 @@ class PlainProgress:
             "replay": f"replaying {first[0]} to {last_step}",
             "speed": f"{number(row.get('tokens_per_second'), ',.0f')} tok/s",
             "memory": self._memory(row),
-            "left": f"{duration(_seconds_left(row, first, last_step))} left of it",
+            "left": f"{duration(_seconds_left(row, first, last_step))} left to replay",
         }
 
     def _memory(self, row: Mapping[str, Any]) -> str:

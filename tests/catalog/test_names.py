@@ -124,3 +124,11 @@ def test_a_command_without_a_folder_says_what_it_wants(
     assert main([name]) == 2
     told = "folder: is missing: give it, how its name begins, or --last\n"
     assert capsys.readouterr().err == told
+
+
+def test_none_of_the_newest_is_no_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["compare", "--last", "0"]) == 2
+    assert capsys.readouterr().err == "--last=0: must be at least 1\n"

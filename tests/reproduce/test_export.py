@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import stat
 import zipfile
 from collections.abc import Callable
@@ -154,17 +155,19 @@ def test_a_file_that_was_cut_off_is_refused(
         import_run(Path("bad.zip"))
 
 
-def test_a_name_that_is_no_text_is_refused(
-    workdir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def bad(workdir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of an export in the current folder, to be spoilt."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "bad.zip").write_bytes((workdir / "run.zip").read_bytes())
-    with zipfile.ZipFile("bad.zip", "a") as packed:
+    return Path(shutil.copy(workdir / "run.zip", "bad.zip"))
+
+
+def test_a_name_that_is_no_text_is_refused(bad: Path) -> None:
+    with zipfile.ZipFile(bad, "a") as packed:
         add("éé.json")(packed)
-    raw = Path("bad.zip").read_bytes()
-    Path("bad.zip").write_bytes(raw.replace("éé".encode(), b"\xff\xfe\xff\xfe"))
+    bad.write_bytes(bad.read_bytes().replace("éé".encode(), b"\xff\xfe\xff\xfe"))
     with pytest.raises(ConfigError, match=r"is not an export of lab: .* can't decode"):
-        import_run(Path("bad.zip"))
+        import_run(bad)
 
 
 def test_outputs_that_cannot_be_written_are_said(
@@ -176,17 +179,13 @@ def test_outputs_that_cannot_be_written_are_said(
         import_run(workdir / "run.zip")
 
 
-def test_a_size_that_lies_is_not_believed(
-    workdir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_size_that_lies_is_not_believed(bad: Path) -> None:
     """The directory says 10 bytes, the file unpacks to 2 MB."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "bad.zip").write_bytes((workdir / "run.zip").read_bytes())
-    with zipfile.ZipFile("bad.zip", "a") as packed:
+    with zipfile.ZipFile(bad, "a") as packed:
         add("explain.json", os.urandom(2_000_000))(packed)
         packed.getinfo("explain.json").file_size = 10
     with pytest.raises(ConfigError, match="is not an export of lab"):
-        import_run(Path("bad.zip"))
+        import_run(bad)
 
 
 def test_a_config_that_sends_or_reads_elsewhere_is_made_harmless(

@@ -112,9 +112,9 @@ def test_steps_that_are_replayed_are_told_with_how_far_they_are() -> None:
     assert replayed == lines[2:-1]
     assert len(replayed) == 15  # at the pace of training: a line each twentieth of the run
     assert replayed[0].startswith("step   1/100  replaying 1 to 72  ")
-    assert replayed[0].endswith("-:-- left of it")
+    assert replayed[0].endswith("-:-- left to replay")
     assert replayed[7].startswith("step  35/100  ")
-    assert replayed[7].endswith("0:18 left of it")
+    assert replayed[7].endswith("0:18 left to replay")
     assert lines[-1].startswith("step  73/100  loss ")
 
 
