@@ -18,6 +18,7 @@ from lab.compose.profiles import CONF
 from lab.machine.blas import preload_blas
 
 preload_blas()  # before any test module imports MLX
+os.environ.pop("WANDB_SERVICE", None)  # a developer's own
 
 # How long an example takes says how busy the machine is.
 settings.register_profile("lab", parent=settings.default, deadline=None)
@@ -41,9 +42,14 @@ def has_accelerator() -> bool:
 
 @pytest.fixture(autouse=True)
 def quiet_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A developer's own W&B and Hydra settings decide nothing in a test."""
+    """A developer's own W&B and Hydra settings decide nothing in a test.
+
+    But for the address of W&B's process: W&B sets and removes it as it comes and goes. Put back
+    after a test that ended the process, it would lead the next run of this one to nobody.
+    """
     for name in list(os.environ):
-        if name.startswith("WANDB_") or name == "HYDRA_FULL_ERROR":
+        is_setting = name.startswith("WANDB_") and name != "WANDB_SERVICE"
+        if is_setting or name == "HYDRA_FULL_ERROR":
             monkeypatch.delenv(name)
 
 
