@@ -5,11 +5,12 @@ fits into the budget. What each rung gave back and took is remembered, so that o
 nothing back is not taken again for the same growth. Memory is in bytes, time in seconds; neither a
 clock nor a reading is taken here.
 
-With M the memory after a step, h what a step takes beyond that while it runs, g the growth a step,
-sigma its noise, H the steps until a remedy that works is found, and B the budget, a remedy is due
-when ``M + h + g H + z sigma sqrt(H) > B``: the clairvoyant's step, but for the noise. Where memory
-slows the steps, by ``a`` seconds a byte, a remedy of ``c`` seconds loses least time every
-``sqrt(2 c / (a g))`` steps (the square-root rule of Young 1974 for checkpoints).
+With M the memory after a step, h what a step takes beyond that while it runs, or a reload while it
+saves, g the growth a step, sigma its noise, H the steps until a remedy that works is found, and B
+the budget, a remedy is due when ``M + h + g H + z sigma sqrt(H) > B``: the clairvoyant's step, but
+for the noise. Memory that rises in lumps is due one lump before B. Where memory slows the steps, by
+``a`` seconds a byte, a remedy of ``c`` seconds loses least time every ``sqrt(2 c / (a g))`` steps
+(the square-root rule of Young 1974 for checkpoints).
 """
 
 from __future__ import annotations
@@ -75,11 +76,18 @@ class Limits:
             failing=FAILING,
         )
 
-    def taken_by(self, rungs: Sequence[Rung], ladder: Ladder) -> float:
-        """Bytes that these rungs take themselves, one after the other."""
+    def room(self, headroom: float, rungs: Sequence[Rung], ladder: Ladder) -> float:
+        """Bytes after a step with which the next one, and these rungs, stay in the budget.
+
+        A step runs or a reload saves, never both at a time.
+
+        Arguments:
+            headroom: what a step takes while it runs.
+            rungs: to take one after the other.
+        """
         untried = "reload_in_process" in rungs and ladder.share("reload_in_process") is None
         saves = any(rung not in KEEPING_STATE for rung in rungs)
-        return self.saving * saves + self.failing * untried
+        return self.budget - max(headroom, self.saving * saves) - self.failing * untried
 
 
 @dataclass(frozen=True)
@@ -123,8 +131,8 @@ def decide(
         r for r in useful if _fits_after(ladder, cycle, now, growth, r, limits.budget)
     ]
     steps = _steps_needed(ladder, fitting)
-    room = limits.budget - limits.taken_by(fitting[:steps], ladder)
-    if not _is_due(cycle, now, growth, steps, room):
+    room = limits.room(cycle.headroom, fitting[:steps], ladder)
+    if now.memory + _rise(cycle, growth, steps) <= room:
         return _against_slowing(ladder, cycle, now, growth, useful, limits.max_overhead)
     if ladder.growth and _is_another(growth, ladder.growth):
         return decide(ladder.forgotten(), cycle, now, trend, limits)
@@ -176,8 +184,10 @@ def _taken_by(growth: Growth, steps: int = 1) -> float:
     return growth.bytes_per_step * steps + Z * growth.noise * math.sqrt(steps)
 
 
-def _is_due(cycle: Cycle, now: Observation, growth: Growth, steps: int, room: float) -> bool:
-    return now.memory + cycle.headroom + _taken_by(growth, steps) > room
+def _rise(cycle: Cycle, growth: Growth, steps: int) -> float:
+    """Bytes that memory rises by in so many steps at most, in lumps too."""
+    in_lumps = cycle.lump + growth.bytes_per_step * (steps - 1)
+    return max(_taken_by(growth, steps), in_lumps)
 
 
 def learn(
@@ -227,7 +237,7 @@ def _next_cycle(
         marks[above] = more if is_above else Mark(after.memory)
     if not freed:
         return replace(cycle.add(after), marks=marks)
-    return Cycle.of(after, marks, cycle.headroom)
+    return cycle.next(after, marks)
 
 
 def _growth(cycle: Cycle, now: Observation, trend: Trend | None) -> Growth | None:

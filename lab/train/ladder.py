@@ -181,6 +181,8 @@ class Cycle:
         marks: of every rung.
         recent: number and memory of two steps of the cycle, 20 apart; the older is compared with.
         fit: of the seconds of the steps, but for the first two.
+        highest: memory so far, from the third step on.
+        rises: the three largest of this process by which a step passed the highest, largest first.
     """
 
     first: Observation
@@ -189,19 +191,32 @@ class Cycle:
     marks: Mapping[Rung, Mark]
     recent: tuple[tuple[int, int], tuple[int, int]]
     fit: Fit = Fit()
+    highest: int = 0
+    rises: tuple[int, int, int] = (0, 0, 0)
 
     @classmethod
-    def of(
-        cls, first: Observation, marks: Mapping[Rung, Mark] | None = None, headroom: int = 0
-    ) -> Cycle:
-        """Begin one; without marks that of a new process."""
-        return cls(
-            first,
-            steps=1,
-            headroom=max(headroom, first.headroom),
-            marks=marks or dict.fromkeys(RUNGS, Mark(first.memory)),
-            recent=((1, first.memory), (1, first.memory)),
-        )
+    def of(cls, first: Observation) -> Cycle:
+        """The first one of a process."""
+        marks: Mapping[Rung, Mark] = dict.fromkeys(RUNGS, Mark(first.memory))
+        recent = ((1, first.memory), (1, first.memory))
+        return cls(first, 1, first.headroom, marks, recent)
+
+    def next(self, first: Observation, marks: Mapping[Rung, Mark]) -> Cycle:
+        """The one that begins after a remedy that left the process."""
+        headroom = max(self.headroom, first.headroom)
+        return replace(Cycle.of(first), headroom=headroom, marks=marks, rises=self.rises)
+
+    @property
+    def lump(self) -> int:
+        """Bytes by which memory may rise at once, as it did three times; 0 where it did not.
+
+        Noise about a trend says little of memory that stands still and then rises by many steps'
+        growth. A rise more than twice the third largest was a single event, such as a validation.
+        As much as the three differ is added: lumps may grow.
+        """
+        least = self.rises[-1]
+        largest = next(rise for rise in self.rises if rise <= 2 * least)
+        return 2 * largest - least if largest else 0
 
     def add(self, now: Observation) -> Cycle:
         """The cycle with one more step."""
@@ -209,8 +224,14 @@ class Cycle:
         if any(now.memory < mark.memory for mark in marks.values()):
             marks = {r: replace(m, memory=min(m.memory, now.memory)) for r, m in marks.items()}
         recent, fit, steps = self.recent, self.fit, self.steps + 1
+        highest, rises = self.highest, self.rises
         if steps - recent[1][0] >= RECENT_STEPS:
             recent = recent[1], (steps, now.memory)
         if steps > 2:
             fit = fit.add(now.memory - self.first.memory, now.seconds)
-        return Cycle(self.first, steps, max(self.headroom, now.headroom), marks, recent, fit)
+            if highest and now.memory - highest > rises[-1]:
+                first, second, third = sorted((*rises[:2], now.memory - highest), reverse=True)
+                rises = first, second, third
+            highest = max(highest, now.memory)
+        headroom = max(self.headroom, now.headroom)
+        return Cycle(self.first, steps, headroom, marks, recent, fit, highest, rises)

@@ -73,6 +73,50 @@ def test_what_a_step_takes_while_it_runs_counts() -> None:
     assert decide(ladder, Cycle.of(seen(100)).add(now), now, TREND, LIMITS).rung is None
 
 
+def test_a_step_and_a_save_take_theirs_one_after_the_other() -> None:
+    limits, ladder = replace(LIMITS, saving=4 * MB), knowing(**NOTHING)
+    for headroom, memory, rung in [
+        (3, 145, None),
+        (3, 145.1, "reload_process"),
+        (5, 144, None),
+        (5, 144.1, "reload_process"),
+    ]:
+        now = seen(memory, headroom=headroom)
+        assert decide(ladder, Cycle.of(seen(100)).add(now), now, TREND, limits).rung == rung
+
+
+@pytest.mark.parametrize(
+    ("memory", "lump", "rung"),
+    [
+        ([100, 100, 110, 110, 120, 120, 130, 130], 0, None),
+        ([100, 100, 110, 110, 120, 120, 130, 130, 140, 140], 10, None),
+        ([100, 100, 110, 110, 120, 120, 130, 130, 140.1, 140.1], 10.2, "reload_process"),
+        # Lumps that grow; a single rise is none, nor is a return; the first two steps do not count.
+        ([100, 100, 108, 108, 117, 117, 127, 127, 137, 137, 137.9], 11, None),
+        ([100, 100, 130, 131, 132, 133, 134, 135, 136, 148], 1, None),
+        ([100, 100, 140, 120, 140, 120, 140, 120, 140, 140], 0, None),
+    ],
+)
+def test_what_rises_in_lumps_is_due_a_lump_before_the_budget(
+    memory: list[float], lump: float, rung: Rung | None
+) -> None:
+    cycle = Cycle.of(seen(memory[0]))
+    for reading in memory[1:]:
+        cycle = cycle.add(seen(reading))
+    assert cycle.lump == pytest.approx(lump * MB, abs=0.01 * MB)
+    assert decide(knowing(**NOTHING), cycle, seen(memory[-1]), TREND, LIMITS).rung == rung
+
+
+def test_lumps_are_known_until_the_process_ends() -> None:
+    before = Cycle.of(seen(100)).add(seen(100))
+    for lump in range(1, 5):
+        before = before.add(seen(100 + 8 * lump))
+    assert before.lump == 8 * MB
+    for rung, lump in (("clear_cache", 8 * MB), ("reload_process", 0)):
+        args = (before, rung, seen(132), 0.1)
+        assert learn(knowing(**NOTHING), *args, after=seen(100))[1].lump == lump
+
+
 def test_what_a_reload_takes_itself_counts() -> None:
     limits = replace(LIMITS, saving=1 * MB, failing=3 * MB)
     untried = knowing(clear_cache=0.0, collect=0.0)
