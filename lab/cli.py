@@ -14,6 +14,7 @@ from importlib.metadata import version
 from lab.config.schema import ConfigError
 from lab.machine.probe import ProbeError
 from lab.protocol import TaskFailed
+from lab.tracking.terminal import outlive_terminal
 
 # Each is a module of lab/commands/, with `add_arguments` and `run`; only the one typed is imported.
 COMMANDS = {
@@ -51,6 +52,7 @@ def main(words: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
+    outlive_terminal()
     out = sys.stderr if getattr(arguments, "json", False) else sys.stdout
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=out)
     logging.raiseExceptions = False  # `lab reproduce | head` closes stdout: no tracebacks

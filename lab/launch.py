@@ -34,6 +34,7 @@ from lab.config.keys import Config, dump
 from lab.config.schema import ConfigError
 from lab.records.claim import NewFolder, reserve
 from lab.tracking.closing import resume_command
+from lab.tracking.terminal import outlive_terminal
 
 if TYPE_CHECKING:
     from lab.sweep.lease import SweepLease
@@ -257,6 +258,7 @@ def app() -> int:
     wanted = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"
     logging.raiseExceptions = False  # `train.py | head` is no reason for tracebacks
+    outlive_terminal()
     sys.argv[1:] = _multirun_first(_without_check(sys.argv[1:]))
     try:
         check_flags(sys.argv[1:])

@@ -15,24 +15,38 @@ from lab.supervise.experiment import Result
 from tests.runs import QUICK, Run, started
 
 
-def test_a_closed_terminal_interrupts_a_run_that_can_be_resumed(repo: Path, tmp_path: Path) -> None:
-    """The terminal is gone: every later write to it fails, and SIGHUP comes."""
+def close_terminal(repo: Path, cwd: Path, *overrides: str, after: str) -> int:
+    """The exit code of a command whose terminal goes once it has said a word, then SIGHUP comes."""
     ours, theirs = os.openpty()
-    folder = tmp_path / "run"
-    overrides = (*QUICK, "train.steps=300", f"hydra.run.dir={folder}")
-    process = started(repo, *overrides, cwd=tmp_path, terminal=theirs)
+    process = started(repo, *QUICK, *overrides, cwd=cwd, terminal=theirs)
     os.close(theirs)
     said = b""
-    while b"step" not in said:
+    while after.encode() not in said:
         said += os.read(ours, 4096)
-    os.close(ours)
+    os.close(ours)  # every later write to it fails
     process.send_signal(signal.SIGHUP)
-    assert process.wait(60) == 143
+    return process.wait(60)
+
+
+@pytest.mark.parametrize("after", ["╭", "loss"])  # its introduction, its first steps
+def test_a_closed_terminal_interrupts_a_run_that_can_be_resumed(
+    repo: Path, tmp_path: Path, after: str
+) -> None:
+    folder = tmp_path / "run"
+    overrides = ("train.steps=150", f"hydra.run.dir={folder}")
+    assert close_terminal(repo, tmp_path, *overrides, after=after) == 143
     run = Run(folder, Result(143))
     assert run.summary["state"] == "interrupted"
     assert experiment.resume(folder).exit_code == 0
-    assert run.column("step") == list(range(1, 301))
+    assert run.column("step") == list(range(1, 151))
     assert not run.events("replay_mismatch")
+
+
+def test_a_closed_terminal_interrupts_a_sweep(repo: Path, tmp_path: Path) -> None:
+    overrides = ("train.steps=300", "-m", "seed=1,2", f"hydra.sweep.dir={tmp_path}/sweep")
+    assert close_terminal(repo, tmp_path, *overrides, after="0/2 done") == 143
+    assert (tmp_path / "sweep" / "sweep.json").is_file()
+    assert not list(tmp_path.glob("sweep/*/adapters.safetensors"))
 
 
 def test_ctrl_c_ends_a_whole_sweep_with_130(repo: Path, tmp_path: Path) -> None:
