@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import signal
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
 from statistics import median
 from typing import Any
@@ -25,7 +25,7 @@ from benchmarks.workspace import RUNS, Options, Run, Workspace, say
 from lab.faults.truth import TRUTHS, Truth
 from lab.records.slope import WARM_UP_STEPS
 
-SIDE_BY_SIDE = 2
+SIDE_BY_SIDE = os.cpu_count() or 1  # runs of one thread each
 
 
 @dataclass(frozen=True)
@@ -74,22 +74,24 @@ def measure(workspace: Workspace, options: Options) -> Report:
 
 def diagnoses(workspace: Workspace, options: Options, shape: Shape) -> Report:
     """All growth modes in runs of one shape."""
-    say(f"{len(TRUTHS)} growth modes, {options.rounds or shape.seeds} seeds each")
-    return Report(
-        [
-            figure
-            for name, truth in TRUTHS.items()
-            for figure in figures(workspace, name, truth, shape, options.rounds or shape.seeds)
-        ]
-    )
-
-
-def figures(
-    workspace: Workspace, name: str, truth: Truth, shape: Shape, seeds: int
-) -> list[Figure]:
-    """How many runs of one growth mode are right, and after how many steps."""
+    seeds = range(options.rounds or shape.seeds)
+    say(f"{len(TRUTHS)} growth modes, {len(seeds)} seeds each, {SIDE_BY_SIDE} runs side by side")
+    figures: list[Figure] = []
     with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
-        found = list(pool.map(partial(diagnose, workspace, name, truth, shape), range(seeds)))
+        running = {
+            (name, seed): pool.submit(diagnose, workspace, name, truth, shape, seed)
+            for name, truth in TRUTHS.items()
+            for seed in seeds
+        }
+        for name in TRUTHS:
+            found = [running[name, seed].result() for seed in seeds]
+            figures += figures_of(name, found, shape)
+            say(f"{name}: {sum(not one.wrong for one in found)} of {len(found)}")
+    return Report(figures)
+
+
+def figures_of(name: str, found: Sequence[Diagnosis], shape: Shape) -> list[Figure]:
+    """How many runs of one growth mode are right, and after how many steps."""
     for seed, one in enumerate(found):
         if one.wrong:
             say(f"{name}, seed {seed}: {one.wrong}")
@@ -107,7 +109,7 @@ def diagnose(workspace: Workspace, name: str, truth: Truth, shape: Shape, seed: 
     run = train_until_told(
         workspace,
         *(f"train.steps={shape.start + shape.searched}", f"seed={seed}"),
-        *("reload=none", "checkpoint.interval_steps=0", "tracker=none"),
+        *("reload=none", "checkpoint.interval_steps=0", "tracker=none", "worker.threads=1"),
         *(f"fault={name}", f"fault.{name}.start_step={shape.start}"),
         *(f"fault.{name}.mb_per_step={shape.mb_per_step}", *shape.overrides),
     )
