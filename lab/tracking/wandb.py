@@ -19,6 +19,7 @@ from lab.records.rows import finite, read_jsonl
 from lab.tracking import service
 from lab.tracking.folders import wandb_folder
 from lab.tracking.labels import labels_of
+from lab.tracking.leet import show_first
 from lab.tracking.logged import define_metrics, log_row, position, save_files, set_config
 from lab.tracking.queued import FINISH_SECONDS, Finish, QueuedTracker, Version
 
@@ -120,6 +121,8 @@ class WandbTracker(QueuedTracker):
         assert folder is not None
         # If the folder is missing, W&B silently writes to the system's temporary folder.
         folder.mkdir(parents=True, exist_ok=True)
+        if not os.environ.get("WANDB_DIR"):  # where other programs' runs may lie
+            show_first(folder, [self._config.reload.metric])
         if self._config.tracker.mode == "offline":
             os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # offline must make no request
         import wandb
