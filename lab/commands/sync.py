@@ -18,7 +18,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(arguments: Namespace) -> int:
-    """Send them and save the views of sweeps, or make them offline; return the exit code."""
+    """Send them and save their views, or make them offline; return the exit code."""
     from lab.catalog.names import folder_of
     from lab.tracking.sync import SyncError
 
@@ -48,9 +48,11 @@ def _make(folders: Sequence[Path]) -> int:
 
 
 def _send(folders: Sequence[Path]) -> int:
+    from lab.config.keys import Config
     from lab.explain.explanation import explain_figures
     from lab.sweep.report import view_of
     from lab.tracking.sync import send
+    from lab.tracking.view import run_view
     from lab.tracking.wandb import can_send
 
     if not can_send():
@@ -60,6 +62,8 @@ def _send(folders: Sequence[Path]) -> int:
     for folder in folders:
         if (folder / "sweep.json").is_file():
             print("view", view_of(folder.resolve()))
+        elif view := run_view(Config.load(folder / "config.yaml"), folder):
+            print("view", view)
     return 0
 
 

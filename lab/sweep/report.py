@@ -119,13 +119,10 @@ def _config_of(folder: Path) -> Config | None:
 
 def view_of(folder: Path) -> str:
     """Save a view of a sweep in W&B; return its address, or why there is none."""
-    from lab.tracking.view import ViewError, save_view
+    from lab.tracking.view import Shown, view_line
 
     config = _config_of(folder)
     if config is None:
         return "not saved in W&B: the sweep has no run"
     group = os.environ.get("WANDB_RUN_GROUP") or folder.name
-    try:
-        return save_view(config, group=group, swept=SweepIndex.read(folder).swept)
-    except ViewError as error:
-        return f"not saved in W&B: {error}"
+    return view_line(config, Shown.sweep(group, SweepIndex.read(folder).swept))

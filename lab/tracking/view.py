@@ -1,15 +1,22 @@
-"""A saved W&B workspace view of a sweep: memory, loss, reloads over steps, by swept setting."""
+"""Saved W&B workspace views of a run or a sweep: memory, loss, reloads over steps."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
 import re
 from collections.abc import Sequence
-from dataclasses import fields
-from typing import TYPE_CHECKING, Any, get_type_hints
+from dataclasses import dataclass, fields
+from pathlib import Path
+from threading import Thread
+from typing import TYPE_CHECKING, Any, Self, get_type_hints
 
 from lab.config.keys import Config
+from lab.config.schema import ConfigError
+from lab.records.origin import Origin
+from lab.tracking import service
+from lab.tracking.labels import labels_of
 from lab.tracking.wandb import PROJECT
 
 if TYPE_CHECKING:
@@ -32,17 +39,81 @@ COLUMNS = ("final_loss", "peak_process_gb", "peak_mlx_gb", "overhead_fraction", 
 OPTION_KEYS = ("mode", "policy", "kind", "name")  # the first that a group has names its option
 
 
+SAVE_SECONDS = 15.0  # W&B's client would try for minutes
+
+
 class ViewError(RuntimeError):
     """The view could not be saved; the message is one line."""
 
 
-def save_view(config: Config, *, group: str, swept: Sequence[str]) -> str:
-    """Save the view of a sweep on the W&B server of its runs; return its URL.
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """What a view shows: the runs with one value of an attribute.
+
+    Attributes:
+        name: of the view.
+        attribute: ``Group`` or ``ID``, as W&B's filters call it.
+        value: its value; a view of the same one takes the place of the earlier.
+        swept: the keys and groups that differ between the runs.
+    """
+
+    name: str
+    attribute: str
+    value: str
+    swept: Sequence[str] = ()
+
+    @classmethod
+    def sweep(cls, group: str, swept: Sequence[str]) -> Self:
+        """The runs of a W&B group."""
+        return cls(name=group, attribute="Group", value=group, swept=swept)
+
+    @classmethod
+    def run(cls, config: Config, run_dir: Path) -> Self | None:
+        """A run of its own; None for what a sweep, the lab's or W&B's, shows.
+
+        Raises:
+            ConfigError: the folder is not a run's.
+        """
+        origin = Origin.of(run_dir)
+        if origin.group is not None or os.environ.get("WANDB_SWEEP_ID"):
+            return None
+        name = os.environ.get("WANDB_NAME") or labels_of(config, run_dir, origin).name
+        return cls(name=f"{name} {origin.run_id}", attribute="ID", value=origin.run_id)
+
+
+def run_view(config: Config, run_dir: Path) -> str:
+    """Save the view of a run; return its URL or why there is none, empty for a job of a sweep."""
+    try:
+        shown = Shown.run(config, run_dir)
+    except ConfigError as error:
+        return f"not saved in W&B: {error}"
+    return view_line(config, shown) if shown else ""
+
+
+def view_line(config: Config, shown: Shown) -> str:
+    """Save a view within ``SAVE_SECONDS``; return its URL, or why there is none."""
+    said = ""
+
+    def save() -> None:
+        nonlocal said
+        try:
+            said = save_view(config, shown)
+        except ViewError as error:
+            said = f"not saved in W&B: {error}"
+
+    thread = Thread(target=save, name="W&B view", daemon=True)
+    thread.start()
+    thread.join(SAVE_SECONDS)
+    if not said:
+        service.bound_exit()
+    return said or f"not saved in W&B: no answer within {SAVE_SECONDS:g} s"
+
+
+def save_view(config: Config, shown: Shown) -> str:
+    """Save a view on the W&B server of its runs; return its URL.
 
     Arguments:
         config: of any of its runs.
-        group: the W&B group of its runs.
-        swept: the keys and groups that differ between its runs.
 
     Raises:
         ViewError: wandb-workspaces is not installed, or the server cannot be reached.
@@ -55,8 +126,8 @@ def save_view(config: Config, *, group: str, swept: Sequence[str]) -> str:
         wandb.setup(settings=wandb.Settings(silent=True))  # the caller prints the address
         entity = config.tracker.entity or wandb.Api().default_entity
         project = config.tracker.project or PROJECT
-        view = make_view(str(entity), project, group=group, swept=swept)
-        view._internal_name = _view_name(group)  # noqa: SLF001  else each save adds a view
+        view = make_view(str(entity), project, shown)
+        view._internal_name = _view_name(shown.value)  # noqa: SLF001  else each save adds a view
         view.save()
     except Exception as error:  # W&B's client raises many types; all mean the same here
         lines = str(error).strip().splitlines() or [type(error).__name__]
@@ -64,20 +135,20 @@ def save_view(config: Config, *, group: str, swept: Sequence[str]) -> str:
     return view.url
 
 
-def make_view(entity: str, project: str, *, group: str, swept: Sequence[str]) -> Workspace:
+def make_view(entity: str, project: str, shown: Shown) -> Workspace:
     """Build the view without saving it."""
     from wandb_workspaces import expr
     from wandb_workspaces import workspaces as ws
 
-    keys = swept_settings(swept)
+    keys = swept_settings(shown.swept)
     return ws.Workspace(
         entity=entity,
         project=project,
-        name=re.sub(r"[^\w.,-]+", " ", group),  # others may count as emojis, which W&B refuses
+        name=re.sub(r"[^\w.,-]+", " ", shown.name),  # others may count as emojis, which W&B refuses
         sections=[_section(name, charts) for name, charts in SECTIONS.items()],
         settings=ws.WorkspaceSettings(x_axis="step", max_runs=100),
         runset_settings=ws.RunsetSettings(
-            filters=f"Metric('Group') == '{_escaped(group)}'",
+            filters=f"Metric('{shown.attribute}') == '{_escaped(shown.value)}'",
             groupby=[expr.Config(key) for key in keys],
             pinned_columns=[
                 *(f"config:{_in_config(key)}" for key in keys),
@@ -87,9 +158,9 @@ def make_view(entity: str, project: str, *, group: str, swept: Sequence[str]) ->
     )
 
 
-def _view_name(group: str) -> str:
-    """W&B's own name of a group's view: saved again, the view takes the place of the earlier."""
-    return f"nw-{hashlib.sha256(group.encode()).hexdigest()[:12]}-v"
+def _view_name(value: str) -> str:
+    """W&B's own name of a view: saved again, the view takes the place of the earlier."""
+    return f"nw-{hashlib.sha256(value.encode()).hexdigest()[:12]}-v"
 
 
 def _section(name: str, charts: Sequence[str]) -> Section:
