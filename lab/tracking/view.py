@@ -9,7 +9,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from threading import Thread
 from typing import TYPE_CHECKING, Any, Self, get_type_hints
 
 from lab.config.keys import Config
@@ -17,6 +16,7 @@ from lab.config.schema import ConfigError
 from lab.records.origin import Origin
 from lab.tracking import service
 from lab.tracking.labels import labels_of
+from lab.tracking.page import JOB_TYPE
 from lab.tracking.wandb import PROJECT
 
 if TYPE_CHECKING:
@@ -48,24 +48,25 @@ class ViewError(RuntimeError):
 
 @dataclass(frozen=True, kw_only=True)
 class Shown:
-    """What a view shows: the runs with one value of an attribute.
+    """What a view shows.
 
     Attributes:
         name: of the view.
-        attribute: ``Group`` or ``ID``, as W&B's filters call it.
-        value: its value; a view of the same one takes the place of the earlier.
-        swept: the keys and groups that differ between the runs.
+        key: a view of the same one takes the place of the earlier.
+        filters: which runs, as W&B parses it.
+        swept: the keys and groups that differ between them.
     """
 
     name: str
-    attribute: str
-    value: str
+    key: str
+    filters: str
     swept: Sequence[str] = ()
 
     @classmethod
     def sweep(cls, group: str, swept: Sequence[str]) -> Self:
-        """The runs of a W&B group."""
-        return cls(name=group, attribute="Group", value=group, swept=swept)
+        """The runs of a W&B group, without the one that has no rows but their page."""
+        runs = f"Metric('Group') == '{_escaped(group)}' and Metric('JobType') != '{JOB_TYPE}'"
+        return cls(name=group, key=group, filters=runs, swept=swept)
 
     @classmethod
     def run(cls, config: Config, run_dir: Path) -> Self | None:
@@ -78,7 +79,8 @@ class Shown:
         if origin.group is not None or os.environ.get("WANDB_SWEEP_ID"):
             return None
         name = os.environ.get("WANDB_NAME") or labels_of(config, run_dir, origin).name
-        return cls(name=f"{name} {origin.run_id}", attribute="ID", value=origin.run_id)
+        run_id = origin.run_id
+        return cls(name=f"{name} {run_id}", key=run_id, filters=f"Metric('ID') == '{run_id}'")
 
 
 def run_view(config: Config, run_dir: Path) -> str:
@@ -92,21 +94,10 @@ def run_view(config: Config, run_dir: Path) -> str:
 
 def view_line(config: Config, shown: Shown) -> str:
     """Save a view within ``SAVE_SECONDS``; return its URL, or why there is none."""
-    said = ""
-
-    def save() -> None:
-        nonlocal said
-        try:
-            said = save_view(config, shown)
-        except ViewError as error:
-            said = f"not saved in W&B: {error}"
-
-    thread = Thread(target=save, name="W&B view", daemon=True)
-    thread.start()
-    thread.join(SAVE_SECONDS)
-    if not said:
-        service.bound_exit()
-    return said or f"not saved in W&B: no answer within {SAVE_SECONDS:g} s"
+    try:
+        return service.bounded(lambda: save_view(config, shown), SAVE_SECONDS)
+    except (ViewError, TimeoutError) as error:
+        return f"not saved in W&B: {error}"
 
 
 def save_view(config: Config, shown: Shown) -> str:
@@ -127,7 +118,7 @@ def save_view(config: Config, shown: Shown) -> str:
         entity = config.tracker.entity or wandb.Api().default_entity
         project = config.tracker.project or PROJECT
         view = make_view(str(entity), project, shown)
-        view._internal_name = _view_name(shown.value)  # noqa: SLF001  else each save adds a view
+        view._internal_name = _view_name(shown.key)  # noqa: SLF001  else each save adds a view
         view.save()
     except Exception as error:  # W&B's client raises many types; all mean the same here
         lines = str(error).strip().splitlines() or [type(error).__name__]
@@ -148,7 +139,7 @@ def make_view(entity: str, project: str, shown: Shown) -> Workspace:
         sections=[_section(name, charts) for name, charts in SECTIONS.items()],
         settings=ws.WorkspaceSettings(x_axis="step", max_runs=100),
         runset_settings=ws.RunsetSettings(
-            filters=f"Metric('{shown.attribute}') == '{_escaped(shown.value)}'",
+            filters=shown.filters,
             groupby=[expr.Config(key) for key in keys],
             pinned_columns=[
                 *(f"config:{_in_config(key)}" for key in keys),
@@ -158,9 +149,9 @@ def make_view(entity: str, project: str, shown: Shown) -> Workspace:
     )
 
 
-def _view_name(value: str) -> str:
+def _view_name(key: str) -> str:
     """W&B's own name of a view: saved again, the view takes the place of the earlier."""
-    return f"nw-{hashlib.sha256(value.encode()).hexdigest()[:12]}-v"
+    return f"nw-{hashlib.sha256(key.encode()).hexdigest()[:12]}-v"
 
 
 def _section(name: str, charts: Sequence[str]) -> Section:
