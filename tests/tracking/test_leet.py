@@ -82,7 +82,7 @@ def drawn(home: Path, *arguments: str, until: Callable[[str], bool]) -> str:
             if select.select([ours], [], [], 0.1)[0]:
                 output += os.read(ours, 65536)
             shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", output.decode(errors="ignore"))
-        process.terminate()
+        process.kill()  # it may be waiting for a reader
     os.close(ours)
     return shown
 
