@@ -18,7 +18,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(arguments: Namespace) -> int:
-    """Send them and save the views of sweeps, or make them offline; return the exit code."""
+    """Send them and save their views, or make them offline; return the exit code."""
     from lab.catalog.names import folder_of
     from lab.tracking.sync import SyncError
 
@@ -38,19 +38,21 @@ def _make(folders: Sequence[Path]) -> int:
     from lab.tracking.sync import rebuild
 
     made = [os.path.relpath(rebuild(run, explain_figures(run))) for run in _runs_of(folders)]
+    for folder in filter(_is_sweep, folders):
+        made += [os.path.relpath(logged) for logged in _log_page(folder, "offline")]
+        link_sweep(folder)
     wait_for_files()
-    for folder in folders:
-        if (folder / "sweep.json").is_file():
-            link_sweep(folder)
     line = command("wandb", "sync", *made)
     print(f"made again from the files; to send it to W&B: {line}")
     return 0
 
 
 def _send(folders: Sequence[Path]) -> int:
+    from lab.config.keys import Config
     from lab.explain.explanation import explain_figures
     from lab.sweep.report import view_of
     from lab.tracking.sync import send
+    from lab.tracking.view import run_view
     from lab.tracking.wandb import can_send
 
     if not can_send():
@@ -58,9 +60,30 @@ def _send(folders: Sequence[Path]) -> int:
     for run in _runs_of(folders):
         print("sent", send(run, explain_figures(run)))
     for folder in folders:
-        if (folder / "sweep.json").is_file():
+        if _is_sweep(folder):
+            for logged in _log_page(folder, "online"):
+                print("page", logged)
             print("view", view_of(folder.resolve()))
+        elif view := run_view(Config.load(folder / "config.yaml"), folder):
+            print("view", view)
     return 0
+
+
+def _log_page(folder: Path, mode: str) -> list[str]:
+    """Log the page of a sweep that has one; where it is in W&B, or nothing where that failed."""
+    from lab.sweep.page import has_page, log_sweep
+    from lab.tracking.page import PageError
+    from lab.tracking.sync import FINISH_SECONDS
+
+    try:
+        return [log_sweep(folder, mode, seconds=FINISH_SECONDS)] if has_page(folder) else []
+    except PageError as error:
+        print(f"the page of {folder} is not in W&B: {error}", file=sys.stderr)
+        return []
+
+
+def _is_sweep(folder: Path) -> bool:
+    return (folder / "sweep.json").is_file()
 
 
 def _runs_of(folders: Sequence[Path]) -> Iterator[Path]:
@@ -68,7 +91,7 @@ def _runs_of(folders: Sequence[Path]) -> Iterator[Path]:
     from lab.sweep.index import jobs_of
 
     for folder in folders:
-        if (folder / "sweep.json").is_file():
+        if _is_sweep(folder):
             yield from (path for _, path in jobs_of(folder) if (path / "config.yaml").is_file())
         else:
             yield folder

@@ -121,7 +121,14 @@ def metric_gb(figures: Mapping[str, object], metric: str) -> float | None:
     Returns:
         None if a figure is missing or null.
     """
-    names = {"active": ("active",), "mlx": ("active", "cache")}.get(metric, ("process",))
-    values = [figures.get(f"memory/{n}_gb", figures.get(f"{n}_gb")) for n in names]
+    keys = watched_keys(metric)
+    values = [figures.get(key, figures.get(key.removeprefix("memory/"))) for key in keys]
     numbers = [value for value in values if isinstance(value, int | float)]
-    return float(sum(numbers)) if len(numbers) == len(names) else None
+    return float(sum(numbers)) if len(numbers) == len(keys) else None
+
+
+def watched_keys(metric: str) -> tuple[str, ...]:
+    """The keys of a row whose sum is the figure of :func:`metric_gb`."""
+    active = "memory/active_gb"
+    watched = {"active": (active,), "mlx": (active, "memory/cache_gb")}
+    return watched.get(metric, ("memory/process_gb",))

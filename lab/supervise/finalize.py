@@ -70,7 +70,13 @@ def finalize(
         problems += [f"to send it to W&B later: {command('lab', 'sync', relative(run_dir))}"]
     for line in (*_data_notes(config, ended), *problems):
         log.warning("%s", line)
-    _print_summary(config, run_dir, summary, error)
+    view = ""
+    # An interrupted run is to end at once; when it goes on, its end saves the view.
+    if config.tracker.mode == "online" and not of_wandb and state != "interrupted":
+        from lab.tracking.view import run_view
+
+        view = run_view(config, run_dir)
+    _print_summary(config, run_dir, summary, error, view)
 
 
 def _rebuild_wandb(run_dir: Path) -> str:
@@ -99,13 +105,17 @@ def _data_notes(config: Config, ended: Mapping[str, Any]) -> list[str]:
     return [f"{ended[key]} {text}" for key, text in says.items() if ended.get(key)]
 
 
-def _print_summary(config: Config, run_dir: Path, summary: Mapping[str, Any], error: str) -> None:
+def _print_summary(
+    config: Config, run_dir: Path, summary: Mapping[str, Any], error: str, view: str
+) -> None:
     from lab.tracking.closing import format_summary
     from lab.tracking.opening import ways_to_open
 
     wandb_dir = wandb_folder(config, outputs_of(run_dir))
     others = ways_to_open(config, run_dir)
-    text = format_summary(summary, run_dir, wandb_dir=wandb_dir, others=others, error=error)
+    text = format_summary(
+        summary, run_dir, wandb_dir=wandb_dir, view=view, others=others, error=error
+    )
     log.info("%s", text)
 
 

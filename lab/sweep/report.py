@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,10 +10,12 @@ from lab.compose.overrides import override_key, shown_value
 from lab.config.keys import Config
 from lab.sweep.index import Begun, SweepIndex, jobs_of, state_of, summary_of
 from lab.sweep.job import LOG_FILE
+from lab.sweep.page import PageError, group_of, has_page, log_sweep, make_page
 from lab.sweep.scores import Scores, load_config
 from lab.tracking.closing import command, relative, resume_command
 from lab.tracking.folders import outputs_of
 from lab.tracking.opening import ways_to_open
+from lab.tracking.queued import FINISH_SECONDS
 from lab.tracking.text import duration, number, short_names
 
 if TYPE_CHECKING:
@@ -48,7 +49,8 @@ def close_sweep(folder: Path, exit_code: int) -> int:
     console.print(table)
     failed = [path for n, (_, path) in begun.items() if states[n] in ("failed", "killed")]
     unfinished = sum(state != "completed" for state in states.values())
-    for line in (*scores.lines(index, begun), *_next_lines(folder, failed, unfinished)):
+    next_lines = _next_lines(folder, failed, unfinished, was_interrupted=exit_code in (130, 143))
+    for line in (*scores.lines(index, begun), *next_lines):
         console.print(line, soft_wrap=True)
     return exit_code or int(unfinished > 0)
 
@@ -86,10 +88,16 @@ def _figures(summary: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _next_lines(folder: Path, failed: Sequence[Path], unfinished: int) -> list[str]:
+def _next_lines(
+    folder: Path, failed: Sequence[Path], unfinished: int, *, was_interrupted: bool
+) -> list[str]:
     config, shown = _config_of(folder), relative(folder)
-    lines = [f"sweep    {shown}", "compare  " + command("lab", "compare", shown)]
-    match config.tracker.mode if config else "none":
+    mode = config.tracker.mode if config else "none"
+    lines = [f"sweep    {shown}"]
+    if mode != "none" and not was_interrupted and has_page(folder):
+        lines += _page_lines(folder, mode)
+    lines.append("compare  " + command("lab", "compare", shown))
+    match mode:
         case "offline":
             wandb_dir = link_sweep(folder) or outputs_of(folder) / "wandb"
             lines.append("open     " + command("wandb", "leet", relative(wandb_dir)))
@@ -103,6 +111,18 @@ def _next_lines(folder: Path, failed: Sequence[Path], unfinished: int) -> list[s
     if unfinished:
         lines.append("resume   " + resume_command(folder))
     return lines
+
+
+def _page_lines(folder: Path, mode: str) -> list[str]:
+    try:
+        page, _ = make_page(folder)
+    except PageError as error:
+        return [f"page     not made: {error}"]
+    try:
+        logged = log_sweep(folder, mode, seconds=FINISH_SECONDS)
+    except PageError as error:
+        return [f"page     {relative(page)}", f"page     not in W&B: {error}"]
+    return [f"page     {relative(page)}", *([f"page     {logged}"] if mode == "online" else [])]
 
 
 def link_sweep(folder: Path) -> Path | None:
@@ -119,13 +139,9 @@ def _config_of(folder: Path) -> Config | None:
 
 def view_of(folder: Path) -> str:
     """Save a view of a sweep in W&B; return its address, or why there is none."""
-    from lab.tracking.view import ViewError, save_view
+    from lab.tracking.view import Shown, view_line
 
     config = _config_of(folder)
     if config is None:
         return "not saved in W&B: the sweep has no run"
-    group = os.environ.get("WANDB_RUN_GROUP") or folder.name
-    try:
-        return save_view(config, group=group, swept=SweepIndex.read(folder).swept)
-    except ViewError as error:
-        return f"not saved in W&B: {error}"
+    return view_line(config, Shown.sweep(group_of(folder), SweepIndex.read(folder).swept))

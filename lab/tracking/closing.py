@@ -25,6 +25,7 @@ def format_summary(
     run_dir: Path,
     *,
     wandb_dir: Path | None = None,
+    view: str = "",
     others: Sequence[str] = (),
     error: str = "",
 ) -> str:
@@ -33,6 +34,7 @@ def format_summary(
     Arguments:
         summary: the content of summary.json; keys may be missing or null.
         wandb_dir: the folder of W&B's files; None without W&B.
+        view: the address of its view in W&B, or why there is none.
         others: commands that open other trackers.
         error: error text of a failed run, e.g. a traceback; only its last line is shown.
     """
@@ -53,6 +55,7 @@ def format_summary(
         "remedies": _counts(summary.get("remedies") or {}, none=""),
         "run": relative(run_dir),
     }
+    lines["view"] = view
     lines["open"] = f"\n  {'open':<8} ".join((*opened, *others))
     if state == "interrupted" or (state != "completed" and (steps or _has_checkpoint(run_dir))):
         lines["resume"] = resume_command(run_dir)

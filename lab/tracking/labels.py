@@ -46,7 +46,7 @@ def labels_of(config: Config, run_dir: Path, origin: Origin) -> Labels:
     overrides = _texts(job.get("overrides")) or _hydra_overrides(run_dir)
     number = job.get("number")
     more = {
-        "run_dir": _below_outputs(run_dir),
+        "run_dir": below_outputs(run_dir),
         "job": number if type(number) is int else None,
         "command": _command(overrides, origin),
         "host": socket.gethostname() if config.tracker.log_host else None,
@@ -106,9 +106,9 @@ def _command(overrides: Sequence[str], origin: Origin) -> str | None:
     return shlex.join(["python", "train.py", *without_secrets(hidden)]) if overrides else None
 
 
-def _below_outputs(run_dir: Path) -> str:
-    """The run's folder from that of ``outputs`` on, where it lies in one."""
-    folder = run_dir.resolve()
+def below_outputs(folder: Path) -> str:
+    """A run's or a sweep's folder from that of ``outputs`` on, where it lies in one."""
+    folder = folder.resolve()
     outputs = next((parent for parent in folder.parents if parent.name == "outputs"), None)
     return str(folder.relative_to(outputs.parent) if outputs else folder)
 

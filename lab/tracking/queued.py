@@ -108,7 +108,7 @@ class QueuedTracker:
         try:
             self._track()
         except BaseException as error:  # noqa: BLE001  no tool ends a run
-            self._problem = _one_line(error)
+            self._problem = one_line(error)
             log.warning("%s failed, training goes on without it: %s", self.label, self._problem)
             self._clean_up()
 
@@ -208,7 +208,7 @@ def _begun(run_dir: Path) -> float:
     return time.time()
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
     """The first line of an error, with the API key masked should W&B have quoted it."""
     if isinstance(error, ModuleNotFoundError):
         package = (error.name or "").partition(".")[0]

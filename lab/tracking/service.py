@@ -5,9 +5,13 @@ from __future__ import annotations
 import atexit
 import functools
 import sys
+from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import suppress
-from threading import Timer
-from typing import Any
+from threading import Thread, Timer
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 # Grace period at exit for W&B's own process after it failed or hung.
 EXIT_SECONDS = 1.0
@@ -30,6 +34,30 @@ class _Said:
 
     def error(self, msg: str) -> None:
         _said.append(msg)
+
+
+def bounded(work: Callable[[], T], seconds: float) -> T:
+    """Let W&B do something on a thread of its own; wait so long for it, and leave it then.
+
+    Raises:
+        TimeoutError: it has not ended.
+        Exception: what it raised.
+    """
+    done: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as error:  # noqa: BLE001  handed over; no exit of W&B's is this program's
+            done.set_exception(error if isinstance(error, Exception) else RuntimeError(repr(error)))
+
+    Thread(target=run, name="W&B", daemon=True).start()
+    with suppress(TimeoutError):
+        done.exception(seconds)
+    if not done.done():
+        bound_exit()
+        raise TimeoutError(f"no answer within {seconds:g} s")
+    return done.result()
 
 
 def watch_upload() -> None:

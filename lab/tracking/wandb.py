@@ -19,6 +19,7 @@ from lab.records.rows import finite, read_jsonl
 from lab.tracking import service
 from lab.tracking.folders import wandb_folder
 from lab.tracking.labels import labels_of
+from lab.tracking.leet import show_first
 from lab.tracking.logged import define_metrics, log_row, position, save_files, set_config
 from lab.tracking.queued import FINISH_SECONDS, Finish, QueuedTracker, Version
 
@@ -118,46 +119,67 @@ class WandbTracker(QueuedTracker):
     def _start(self) -> Any:
         folder = wandb_folder(self._config, self._outputs)
         assert folder is not None
-        # If the folder is missing, W&B silently writes to the system's temporary folder.
-        folder.mkdir(parents=True, exist_ok=True)
-        if self._config.tracker.mode == "offline":
-            os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # offline must make no request
-        import wandb
-
-        service.report_no_errors()
-        wandb.setup(settings=wandb.Settings(silent=True))
-        service.watch_upload()
-        if self._config.tracker.mode == "online" and not _has_credentials(wandb):
-            raise RuntimeError("no API key; set WANDB_API_KEY or use `wandb login`")
-        tracker, env = self._config.tracker, os.environ
-        labels = labels_of(self._config, self._run_dir, self._origin)
-        for cut_off in folder.glob(f"offline-run-*-{self._origin.run_id}"):
-            shutil.rmtree(cut_off, ignore_errors=True)
-        return wandb.init(
-            id=self._origin.run_id,
-            resume="allow" if tracker.mode == "online" else None,
-            mode=tracker.mode,  # type: ignore[arg-type]
-            project=tracker.project or env.get("WANDB_PROJECT") or PROJECT,
-            entity=tracker.entity,
+        labels, env = labels_of(self._config, self._run_dir, self._origin), os.environ
+        run = start_run(
+            self._config,
+            folder,
+            self._origin.run_id,
             tags=labels.tags,
             name=(not self._named and env.get("WANDB_NAME")) or labels.name,
-            notes=tracker.notes,
+            notes=self._config.tracker.notes,
             job_type=env.get("WANDB_JOB_TYPE") or labels.job_type,
             group=env.get("WANDB_RUN_GROUP") or self._origin.group,
             config=labels.config,
-            dir=env.get("WANDB_DIR") or str(self._outputs),
-            reinit="create_new",
-            settings=wandb.Settings(
-                console="off",
-                silent=True,
-                disable_git=True,
-                save_code=False,
-                host=None if tracker.log_host else "",
-                x_disable_meta=True,  # it holds the command line with its secrets, and the host
-                x_disable_stats=True,  # it would sample this process, not the worker
-                x_transaction_log_flush_interval=FLUSH_SECONDS,
-            ),
         )
+        if not env.get("WANDB_DIR"):  # where other programs' runs may lie
+            show_first(folder, [self._config.reload.metric])
+        return run
+
+
+def start_run(config: Config, folder: Path, run_id: str, /, **labels: Any) -> Any:
+    """Begin a W&B run, in place of an offline run of the same id.
+
+    Arguments:
+        folder: named ``wandb``; the run's own is made in it.
+        labels: as ``wandb.init`` takes them.
+
+    Raises:
+        Exception: anything, where W&B fails.
+    """
+    tracker = config.tracker
+    # If the folder is missing, W&B silently writes to the system's temporary folder.
+    folder.mkdir(parents=True, exist_ok=True)
+    if tracker.mode == "offline":
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # offline must make no request
+    import wandb
+
+    service.report_no_errors()
+    wandb.setup(settings=wandb.Settings(silent=True))
+    service.watch_upload()
+    if tracker.mode == "online" and not _has_credentials(wandb):
+        raise RuntimeError("no API key; set WANDB_API_KEY or use `wandb login`")
+    for earlier in folder.glob(f"offline-run-*-{run_id}"):
+        shutil.rmtree(earlier, ignore_errors=True)
+    return wandb.init(
+        id=run_id,
+        resume="allow" if tracker.mode == "online" else None,
+        mode=tracker.mode,  # type: ignore[arg-type]
+        project=tracker.project or os.environ.get("WANDB_PROJECT") or PROJECT,
+        entity=tracker.entity,
+        dir=str(folder.parent),
+        reinit="create_new",
+        settings=wandb.Settings(
+            console="off",
+            silent=True,
+            disable_git=True,
+            save_code=False,
+            host=None if tracker.log_host else "",
+            x_disable_meta=True,  # it holds the command line with its secrets, and the host
+            x_disable_stats=True,  # it would sample this process, not the worker
+            x_transaction_log_flush_interval=FLUSH_SECONDS,
+        ),
+        **labels,
+    )
 
 
 def can_send() -> bool:

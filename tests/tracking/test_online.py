@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -14,7 +15,7 @@ import wandb
 from lab.commands import sync as sync_command
 from lab.records.files import RunFiles
 from lab.records.origin import Origin
-from lab.tracking.view import save_view
+from lab.tracking.view import Shown, save_view, view_line
 from lab.tracking.wandb import WandbTracker
 from tests.runs import Run, start
 from tests.tracked import SUMMARY, make_config, make_reload, make_row
@@ -59,6 +60,22 @@ def test_the_server_gets_each_row_of_a_run_once(server: WandbServer, tmp_path: P
     assert server.run.config["run_dir"] == "outputs/run"
     assert server.run.config["lab_version"] == run.summary["environment"]["lab"]
     assert server.run.config["commit"] == run.summary["environment"]["git_commit"]
+
+
+def test_a_run_has_one_view_that_its_last_lines_name(
+    server: WandbServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO"):
+        run = start(tmp_path / "outputs" / "run", *ONLINE)
+    [view] = server.views.values()
+    [run_id] = server.runs
+    assert view["displayName"] == f"a {run_id}"
+    [runs] = json.loads(view["spec"])["section"]["runSets"]
+    [only] = runs["filters"]["filters"]
+    assert (only["key"], only["value"]) == ({"section": "run", "name": "name"}, run_id)
+    assert f"  view     {server.url}/{ENTITY}/mlx-memory-lab?nw=" in caplog.text
+    assert sync(run.folder) == 0
+    assert [other["name"] for other in server.views.values()] == [view["name"]]
 
 
 def after(condition: Callable[[], bool], act: Callable[[], object]) -> None:
@@ -146,12 +163,21 @@ def test_the_name_of_this_machine_can_be_kept_back(
 
 def test_a_view_that_is_saved_again_takes_the_place_of_the_first(server: WandbServer) -> None:
     urls = {
-        save_view(make_config("online"), group=group, swept=["reload.interval_steps"])
+        save_view(make_config("online"), Shown.sweep(group, ["reload.interval_steps"]))
         for group in ("one", "two", "two")
     }
     assert sorted(view["displayName"] for view in server.views.values()) == ["one", "two"]
     assert all(url.startswith(f"{server.url}/{ENTITY}/p?nw=") for url in urls)
     assert len(urls) == 2
+
+
+def test_a_view_that_the_server_never_answers_costs_its_bound(
+    server: WandbServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lab.tracking.view.SAVE_SECONDS", 0.2)
+    server.answers.clear()
+    said = view_line(make_config("online"), Shown.sweep("one", []))
+    assert said == "not saved in W&B: no answer within 0.2 s"
 
 
 def tracker_of(run_dir: Path) -> WandbTracker:

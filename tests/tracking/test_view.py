@@ -1,4 +1,4 @@
-"""The saved W&B view of a sweep, as W&B's server would get it."""
+"""The saved W&B views of a sweep and of a run, as W&B's server would get it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 
+from lab.config.keys import dump
+from lab.records.files import RunFiles
+from lab.records.origin import Origin
 from lab.records.rows import METRIC_KEYS
 from lab.sweep.index import Job, SweepIndex
 from lab.sweep.report import view_of
-from lab.tracking.view import SECTIONS, make_view, swept_settings
+from lab.tracking.view import SECTIONS, Shown, make_view, run_view, swept_settings
 from tests.tracked import SUMMARY, base_config
 
 GROUP = "18-43_reload.interval_steps=0,10,fault='a<b'"
@@ -18,16 +21,14 @@ GROUP = "18-43_reload.interval_steps=0,10,fault='a<b'"
 
 @pytest.fixture(scope="module")
 def spec() -> dict[str, Any]:
-    view = make_view("me", "p", group=GROUP, swept=["reload.interval_steps", "seed"])
+    view = make_view("me", "p", Shown.sweep(GROUP, ["reload.interval_steps", "seed"]))
     return view._to_model().spec.section.model_dump(by_alias=True)
 
 
 def test_it_shows_the_runs_of_the_sweep_by_what_was_swept(spec: dict) -> None:
     [runs] = spec["runSets"]
-    [only] = runs["filters"]["filters"]
-    assert (only["key"], only["op"], only["value"]) == (
-        {"section": "run", "name": "group"}, "=", GROUP
-    )  # fmt: skip
+    filters = [(f["key"]["name"], f["op"], f["value"]) for f in runs["filters"]["filters"]]
+    assert filters == [("group", "=", GROUP), ("jobType", "!=", "compare")]
     grouping = [(key["section"], key["name"]) for key in runs["grouping"]]
     assert grouping == [("config", "reload.value.interval_steps"), ("config", "seed.value")]
     assert "config:reload.value.interval_steps" in runs["runFeed"]["columnPinned"]
@@ -56,11 +57,22 @@ def test_its_columns_are_in_the_summary(spec: dict) -> None:
     assert columns <= SUMMARY.keys()
 
 
+def test_a_job_of_a_sweep_has_no_view_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, path = base_config(), tmp_path / "config.yaml"
+    path.write_text(dump(config))
+    assert Shown.run(config, tmp_path) is not None
+    with monkeypatch.context() as patch:
+        patch.setenv("WANDB_SWEEP_ID", "swp1")
+        assert Shown.run(config, tmp_path) is None
+    RunFiles(tmp_path).event({"event": "run_started", **Origin.new(path, "a sweep").event()})
+    assert run_view(config, tmp_path) == ""
+
+
 def test_a_view_that_cannot_be_saved_costs_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lab.config.keys import dump
-
     monkeypatch.setenv("WANDB_BASE_URL", "no address")
     monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
     index = SweepIndex(

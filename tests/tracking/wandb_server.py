@@ -1,4 +1,4 @@
-"""A stand-in for W&B's server: as much of its HTTP API as a run, its files and a view need."""
+"""A stand-in for W&B's server: as much of its API as runs, files, artifacts and views need."""
 
 from __future__ import annotations
 
@@ -46,11 +46,22 @@ class ReceivedRun:
 
 
 @dataclass
+class ReceivedArtifact:
+    """One version of an artifact: its type, the run that logged it, and its files by name."""
+
+    type: str
+    run_id: str
+    saved: dict[str, bytes] = field(default_factory=dict)
+    is_committed: bool = False
+
+
+@dataclass
 class WandbServer:
     """The stand-in, and what it received.
 
     Attributes:
         runs: by id.
+        artifacts: the versions of each by digest, by its name.
         views: the variables of each saved view, by its name.
         refuses: the HTTP status that every request gets; 0 for none.
         is_gone: every call is cut off without an answer.
@@ -60,6 +71,7 @@ class WandbServer:
 
     url: str = ""
     runs: dict[str, ReceivedRun] = field(default_factory=dict)
+    artifacts: dict[str, dict[str, ReceivedArtifact]] = field(default_factory=dict)
     views: dict[str, dict[str, Any]] = field(default_factory=dict)
     refuses: int = 0
     is_gone: bool = False
@@ -83,6 +95,10 @@ class WandbServer:
 
     def run_of(self, run_id: str) -> ReceivedRun:
         return self.runs.setdefault(run_id, ReceivedRun())
+
+    def artifact_of(self, artifact_id: str) -> ReceivedArtifact:
+        name, _, digest = artifact_id.partition(":")
+        return self.artifacts[name][digest]
 
     # --- GraphQL --------------------------------------------------------------------------------
 
@@ -116,6 +132,56 @@ class WandbServer:
         known = name in self.views
         self.views[name] = variables
         return {"upsertView": {"view": {"id": "v", "name": name}, "inserted": not known}}
+
+    def _ArtifactType(self, variables: Mapping[str, Any]) -> dict[str, Any]:  # noqa: N802
+        versions = self.artifacts.get(variables["name"].partition(":")[0], {}).values()
+        types = [{"artifactType": {"name": version.type}} for version in versions]
+        return {"project": {"artifact": types[0] if types else None}}
+
+    def _ArtifactByID(self, variables: Mapping[str, Any]) -> dict[str, Any]:  # noqa: N802
+        name, _, digest = variables["id"].partition(":")
+        artifact = self.artifact_of(variables["id"])
+        fields = {
+            "id": variables["id"], "digest": digest, "state": "COMMITTED", "metadata": None,
+            "artifactSequence": {"name": name, "project": None}, "versionIndex": 0, "tags": [],
+            "artifactType": {"name": artifact.type}, "description": None, "historyStep": None,
+            "ttlDurationSeconds": -2, "ttlIsInherited": True, "size": 1, "commitHash": None,
+            "fileCount": 1, "createdAt": "2026-01-01T00:00:00Z", "updatedAt": None, "aliases": [],
+        }  # fmt: skip
+        return {"artifact": fields}
+
+    def _CreateArtifact(self, variables: Mapping[str, Any]) -> dict[str, Any]:  # noqa: N802
+        asked = variables["input"]
+        name, digest = asked["artifactCollectionName"], asked["digest"]
+        versions = self.artifacts.setdefault(name, {})
+        versions.setdefault(digest, ReceivedArtifact(asked["artifactTypeName"], asked["runName"]))
+        artifact = {
+            "id": f"{name}:{digest}",
+            "state": "COMMITTED" if versions[digest].is_committed else "PENDING",
+            "artifactSequence": {"latestArtifact": None},
+        }
+        return {"createArtifact": {"artifact": artifact}}
+
+    def _CreateArtifactManifest(self, variables: Mapping[str, Any]) -> dict[str, Any]:  # noqa: N802
+        url = f"{self.url}/artifact/{variables['artifactID']}/manifest"
+        file = {"id": "f", "uploadUrl": url, "uploadHeaders": []}
+        return {"createArtifactManifest": {"artifactManifest": {"id": "m", "file": file}}}
+
+    def _CreateArtifactFiles(self, variables: Mapping[str, Any]) -> dict[str, Any]:  # noqa: N802
+        nodes = [
+            {
+                "storagePath": file["name"], "uploadHeaders": [], "uploadMultipartUrls": None,
+                "uploadUrl": f"{self.url}/artifact/{file['artifactID']}/{file['name']}",
+                "artifact": {"id": file["artifactID"]},
+            }
+            for file in variables["input"]["artifactFiles"]
+        ]  # fmt: skip
+        return {"createArtifactFiles": {"files": {"edges": [{"node": node} for node in nodes]}}}
+
+    def _CommitArtifact(self, variables: Mapping[str, Any]) -> dict[str, Any]:  # noqa: N802
+        its_id = variables["artifactID"]
+        self.artifact_of(its_id).is_committed = True
+        return {"commitArtifact": {"artifact": {"id": its_id, "digest": its_id.partition(":")[2]}}}
 
     def _CreateRunFiles(self, variables: Mapping[str, Any]) -> dict[str, Any]:  # noqa: N802
         run_id = variables["run"]
@@ -212,8 +278,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_PUT(self) -> None:
         raw = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        _, _, run_id, name = self.path.split("/", 3)
-        self.server_state.run_of(run_id).saved[name] = raw
+        _, what, its_id, name = self.path.split("/", 3)
+        state = self.server_state
+        owner = state.artifact_of(its_id) if what == "artifact" else state.run_of(its_id)
+        owner.saved[name] = raw
         self._reply({})
 
     def do_GET(self) -> None:
