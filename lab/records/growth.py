@@ -64,13 +64,11 @@ class Trend:
 
     Attributes:
         bytes_per_step: its present rate, all growing channels together.
-        noise: standard deviation of one step's reading about the trend, in bytes.
         since: the step that growth is counted from.
         outside, cache: whether it is certain of what is outside MLX, and of MLX's cache.
     """
 
     bytes_per_step: float
-    noise: float
     since: int
     outside: bool = True
     cache: bool = True
@@ -99,12 +97,6 @@ class GrowthTest:
         self._channels = (self._active, self._cache, self._heap, self._rest)
         self._cache_is_cleared = cache_clear_interval > 0
         self._cache_limit, self._arrays_in_process = cache_limit, arrays_in_process
-        self._noise = _Noise()
-
-    @property
-    def noise(self) -> float:
-        """Standard deviation of one step's reading about the trend, in bytes, so far."""
-        return self._noise.sigma
 
     def add(
         self, step: int, *, active: int, cache: int, process: int | None, heap: int | None = None
@@ -120,7 +112,6 @@ class GrowthTest:
             has grown for 64 steps (and four blocks): then it has ended.
         """
         memory = active + cache if process is None else process
-        self._noise.add(memory)
         self._active.add(step, active, memory)
         if not self._cache_is_cleared:
             self._cache.add(step, cache, memory)
@@ -142,9 +133,7 @@ class GrowthTest:
             return None
         since = min(channel.since for channel in rates)
         outside = self._heap in rates or self._rest in rates
-        return Trend(
-            sum(rates.values()), self._noise.sigma, since, outside, cache=self._cache in rates
-        )
+        return Trend(sum(rates.values()), since, outside, cache=self._cache in rates)
 
 
 class _Channel:
@@ -304,26 +293,3 @@ class _Stream:
             since=since,
             steps=until - since,
         )
-
-
-class _Noise:
-    """The noise of readings about a trend, from the differences of successive ones."""
-
-    __slots__ = ("_change", "_count", "_deviation", "_last")
-
-    def __init__(self) -> None:
-        self._count, self._last, self._change, self._deviation = 0, 0.0, 0.0, 0.0
-
-    def add(self, value: float) -> None:
-        self._count += 1
-        if self._count > 1:
-            share = 1 / min(self._count - 1, _PATIENCE)
-            change = value - self._last
-            self._deviation += (abs(change - self._change) - self._deviation) * share
-            self._change += (change - self._change) * share
-        self._last = value
-
-    @property
-    def sigma(self) -> float:
-        """Standard deviation of one reading, were they normal: a difference has two."""
-        return self._deviation * math.sqrt(math.pi / 2) / math.sqrt(2)

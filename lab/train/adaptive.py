@@ -120,7 +120,7 @@ def decide(
         cycle: with this step.
         trend: None while growth is not certain; that of an earlier cycle counts until it is.
     """
-    growth = _growth(cycle, now, trend) or ladder.growth
+    growth = _growth(ladder, cycle, now, trend) or ladder.growth
     if growth is None:
         return Decision(None, ladder)
     if trend is None and not _is_seen(growth, cycle, now):
@@ -240,11 +240,14 @@ def _next_cycle(
     return cycle.next(after, marks)
 
 
-def _growth(cycle: Cycle, now: Observation, trend: Trend | None) -> Growth | None:
+def _growth(ladder: Ladder, cycle: Cycle, now: Observation, trend: Trend | None) -> Growth | None:
     if trend is None or trend.bytes_per_step <= 0:
         return None
     grew, active = now.memory - cycle.first.memory, now.active - cycle.first.active
-    return Growth(trend.bytes_per_step, trend.noise, active / max(grew, 1))
+    noise = cycle.noise
+    if noise is None:
+        noise = ladder.growth.noise if ladder.growth else 0.0
+    return Growth(trend.bytes_per_step, noise, active / max(grew, 1))
 
 
 def _is_another(growth: Growth, known: Growth) -> bool:

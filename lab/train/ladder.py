@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from statistics import fmean, median
 
 from lab.config.schema import setting
 from lab.protocol import RUNGS, Rung
@@ -23,6 +24,7 @@ PRIOR_SECONDS: dict[Rung, float] = {
 }
 
 RECENT_STEPS = 20  # in which growth of an earlier cycle must be seen again, or has ended
+NOISE_STEPS, FEW_STEPS = 64, 8  # that noise is taken from, and below which it is not known
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,8 @@ class Growth:
     """The growth that the rungs' yields were measured for.
 
     Attributes:
-        bytes_per_step, noise: as of a :class:`Trend`.
+        bytes_per_step: as of a :class:`Trend`.
+        noise: standard deviation of one step's reading about the trend, in bytes.
         active: the part of it in MLX's active memory, about 0 to 1.
     """
 
@@ -183,6 +186,8 @@ class Cycle:
         fit: of the seconds of the steps, but for the first two.
         highest: memory so far, from the third step on.
         rises: the three largest of this process by which a step passed the highest, largest first.
+        changes: of memory from step to step, the most recent of this process.
+        last: memory after the last step.
     """
 
     first: Observation
@@ -193,6 +198,8 @@ class Cycle:
     fit: Fit = Fit()
     highest: int = 0
     rises: tuple[int, int, int] = (0, 0, 0)
+    changes: tuple[int, ...] = ()
+    last: int = 0
 
     @classmethod
     def of(cls, first: Observation) -> Cycle:
@@ -203,8 +210,27 @@ class Cycle:
 
     def next(self, first: Observation, marks: Mapping[Rung, Mark]) -> Cycle:
         """The one that begins after a remedy that left the process."""
-        headroom = max(self.headroom, first.headroom)
-        return replace(Cycle.of(first), headroom=headroom, marks=marks, rises=self.rises)
+        return replace(
+            Cycle.of(first),
+            headroom=max(self.headroom, first.headroom),
+            marks=marks,
+            rises=self.rises,
+            changes=self.changes,
+        )
+
+    @property
+    def noise(self) -> float | None:
+        """Standard deviation of one reading about the trend; None while steps are few.
+
+        From how the changes from one reading to the next deviate, as of normal ones: two readings
+        make a change. The largest sixteenth is left out, for a single event of any size is no
+        noise; without it the mean deviation of normal ones is 0.7 of the standard deviation.
+        """
+        if len(self.changes) < FEW_STEPS:
+            return None
+        usual = median(self.changes)
+        deviations = sorted(abs(change - usual) for change in self.changes)
+        return fmean(deviations[: -max(len(deviations) // 16, 1)]) / 0.7 / 2**0.5
 
     @property
     def lump(self) -> int:
@@ -224,14 +250,17 @@ class Cycle:
         if any(now.memory < mark.memory for mark in marks.values()):
             marks = {r: replace(m, memory=min(m.memory, now.memory)) for r, m in marks.items()}
         recent, fit, steps = self.recent, self.fit, self.steps + 1
-        highest, rises = self.highest, self.rises
+        highest, rises, changes = self.highest, self.rises, self.changes
         if steps - recent[1][0] >= RECENT_STEPS:
             recent = recent[1], (steps, now.memory)
         if steps > 2:
             fit = fit.add(now.memory - self.first.memory, now.seconds)
+            changes = (*changes[1 - NOISE_STEPS :], now.memory - self.last)
             if highest and now.memory - highest > rises[-1]:
                 first, second, third = sorted((*rises[:2], now.memory - highest), reverse=True)
                 rises = first, second, third
             highest = max(highest, now.memory)
         headroom = max(self.headroom, now.headroom)
-        return Cycle(self.first, steps, headroom, marks, recent, fit, highest, rises)
+        return Cycle(
+            *(self.first, steps, headroom, marks, recent, fit, highest, rises, changes, now.memory)
+        )

@@ -78,8 +78,15 @@ class Adapting:
 
 
 def _headroom(recording: Recording, metric: str) -> Values:
-    """GB that each recorded step took while it ran, beyond what it left, as MLX's peak has it."""
+    """GB that each recorded step took while it ran, beyond what it left.
+
+    As MLX's peak has it; rows have no peak of the rest of the process: what is gone a step later.
+    """
     parts = {part: np.concatenate([s.parts[part] for s in recording.sessions]) for part in PARTS}
     left = memory_of(parts, "active" if metric == "active" else "mlx")
     at = np.concatenate([session.steps for session in recording.sessions]) - 1
-    return np.nan_to_num(np.maximum(recording.work[at] - left, 0.0))
+    taken = np.nan_to_num(np.maximum(recording.work[at] - left, 0.0))
+    if metric != "process":
+        return taken
+    falls = [-np.diff(s.parts["other"], append=s.parts["other"][-1:]) for s in recording.sessions]
+    return np.maximum(taken, np.nan_to_num(np.concatenate(falls)))

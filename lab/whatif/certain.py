@@ -37,7 +37,7 @@ class Certainty:
         if not self._is_as_recorded or step > len(recorded):
             return found
         rate = float(recorded[step - 1])
-        return None if np.isnan(rate) else Trend(rate * MB, self._test.noise, since=1)
+        return None if np.isnan(rate) else Trend(rate * MB, since=1)
 
     def begin_anew(self) -> None:
         """A reload or a remedy follows: what memory falls by is no part of how it grows."""

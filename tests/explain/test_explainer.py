@@ -48,7 +48,7 @@ def test_growth_after_a_remedy_is_compared_with_what_the_remedy_left(
         if step == 35:
             session.kept.clear()
         grow(session, 1, 2**16)
-        trend = Trend(2**18, 0, since=2 if step <= 30 else 36)
+        trend = Trend(2**18, since=2 if step <= 30 else 36)
         growing = 8 <= step <= 30 or step >= 42
         explains.after_step(session, step, memory.read(), trend if growing else None)
     path = f"{__name__}.Session.kept["
@@ -58,7 +58,7 @@ def test_growth_after_a_remedy_is_compared_with_what_the_remedy_left(
 
 def test_many_small_arrays_are_told_as_arrays(told: list[dict[str, Any]]) -> None:
     """Each takes a hundred times its content, none of which MLX counts."""
-    session, explains, trend = Session(), explainer(told), Trend(2**20, 0, since=2)
+    session, explains, trend = Session(), explainer(told), Trend(2**20, since=2)
     for step in range(1, 12):
         grow(session, 2000, 1)
         explains.after_step(session, step, memory.read(), trend if step > 10 else None)

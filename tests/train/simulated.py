@@ -103,7 +103,7 @@ class Simulated:
         begun = [k.start for k in self.kinds if k.start <= step < k.stop]
         if not rate or step - max(since, min(begun)) < self.certain_after:
             return None
-        return Trend(rate, self.noise, since)
+        return Trend(rate, since)
 
     def run(self) -> Simulated:
         ladder, limits = Ladder(), Limits(self.budget, self.max_overhead, self.rungs)

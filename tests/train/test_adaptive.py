@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from random import Random
 
 import pytest
 from hypothesis import given, settings
@@ -17,7 +18,7 @@ from lab.train.ladder import Cycle, Growth, Ladder, Observation, Yield
 from lab.train.progress import Progress
 from tests.train.simulated import Kind, Simulated, at_interval, foreseen
 
-TREND = Trend(1.0 * MB, 0.0, 1)
+TREND = Trend(1.0 * MB, 1)
 LIMITS = Limits(budget=150 * MB, max_overhead=0.01)
 
 
@@ -104,6 +105,7 @@ def test_what_rises_in_lumps_is_due_a_lump_before_the_budget(
     for reading in memory[1:]:
         cycle = cycle.add(seen(reading))
     assert cycle.lump == pytest.approx(lump * MB, abs=0.01 * MB)
+    cycle = replace(cycle, changes=())  # without what noise makes of so few steps
     assert decide(knowing(**NOTHING), cycle, seen(memory[-1]), TREND, LIMITS).rung == rung
 
 
@@ -133,10 +135,19 @@ def test_what_a_reload_takes_itself_counts() -> None:
 
 
 def test_noise_is_kept_away_from_the_budget() -> None:
-    ladder, noisy = knowing(**NOTHING), Trend(1.0 * MB, 0.5 * MB, 1)
+    ladder = replace(knowing(**NOTHING), growth=Growth(1.0 * MB, 0.5 * MB, 0.5))
     for memory, rung in ((147, None), (147.1, "reload_process")):
-        cycle = Cycle.of(seen(100)).add(seen(memory))
-        assert decide(ladder, cycle, seen(memory), noisy, LIMITS).rung == rung
+        cycle = Cycle.of(seen(100)).add(seen(memory))  # too short to tell: that of the last growth
+        assert decide(ladder, cycle, seen(memory), TREND, LIMITS).rung == rung
+
+
+@pytest.mark.parametrize("event", [0, -150, 150])
+def test_noise_is_told_from_the_readings_but_for_single_events(event: float) -> None:
+    chance, cycle = Random(0), Cycle.of(seen(500))
+    for step in range(100):
+        level = 500 + step + event * (step > 60)
+        cycle = cycle.add(seen(level + chance.gauss(0, 0.3)))
+    assert cycle.noise == pytest.approx(0.3 * MB, rel=0.2)
 
 
 def test_a_cache_that_holds_little_is_not_cleared() -> None:
@@ -149,9 +160,9 @@ def test_a_cache_that_holds_little_is_not_cleared() -> None:
 @pytest.mark.parametrize(
     ("trend", "active", "tried_again"),
     [
-        (Trend(1.5 * MB, 0.0, 1), 0.5, False),
-        (Trend(2.5 * MB, 0.0, 1), 0.5, True),
-        (Trend(0.4 * MB, 0.0, 1), 0.5, True),
+        (Trend(1.5 * MB, 1), 0.5, False),
+        (Trend(2.5 * MB, 1), 0.5, True),
+        (Trend(0.4 * MB, 1), 0.5, True),
         (TREND, 0.9, False),
         (TREND, 1.1, True),
     ],

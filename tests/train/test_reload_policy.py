@@ -104,7 +104,7 @@ def test_a_leak_is_a_slope_of_growth_that_is_certain() -> None:
 def test_version_1_goes_by_the_slope_alone(version: int, without_a_trend: bool) -> None:
     config = replace(config_of(), version=version)
     assert growth_counts(config, None) == without_a_trend
-    assert growth_counts(config, Trend(MB, 0.0, 1))
+    assert growth_counts(config, Trend(MB, 1))
 
 
 def run_with_memory_stuck(policy: Triggers, steps: int, memory: int) -> list[tuple[int, str]]:

@@ -16,7 +16,8 @@ from tests.runs import start
 from tests.whatif.measured import KB_A_GB, growth_modes, write_recorded
 from tests.whatif.worlds import World
 
-WITHIN = 0.02  # of the peak
+# Of the peak. Rows have no peak of the process within a step, which adaptive looks at too.
+WITHIN = {"interval": 0.02, "threshold": 0.02, "adaptive": 0.04}
 WORDS = {
     "interval": ["reload=interval", "reload.interval_steps=53"],
     "threshold": ["reload=threshold", "reload.memory_threshold_gb=0.1"],
@@ -45,7 +46,8 @@ def test_what_a_policy_did_is_predicted_from_the_run_without(
     reloads, remedies = (sum(p.values()) for p in (predicted.reloads, predicted.remedies))
     assert abs(reloads - did["reloads"]) <= (policy != "interval")
     assert abs(remedies - did["remedies"]) <= 1
-    assert predicted.peak_gb * KB_A_GB == pytest.approx(did["peak"], rel=WITHIN)
+    assert policy != "adaptive" or predicted.peak_gb <= 0.12
+    assert predicted.peak_gb * KB_A_GB == pytest.approx(did["peak"], rel=WITHIN[policy])
 
 
 @pytest.mark.parametrize(
@@ -143,7 +145,7 @@ def test_a_recorded_adaptive_run_tells_of_another_budget(tmp_path: Path, cure: R
     study = study_of(tmp_path / "recorded", ["reload=adaptive", "memory.budget_gb=0.15"])
     predicted = only(study)
     assert abs(len(predicted.leaves) - len(measured.taken)) <= 1
-    assert predicted.peak_gb == pytest.approx(measured.peak_gb, rel=WITHIN)
+    assert predicted.peak_gb == pytest.approx(measured.peak_gb, rel=WITHIN["adaptive"])
     assert predicted.peak_gb <= 0.15
     used = {leave.rung for leave in predicted.leaves}
     assert used == set(RUNGS[: RUNGS.index(cure) + 1])
