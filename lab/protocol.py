@@ -61,6 +61,7 @@ class RecordKind(StrEnum):
         COMMIT: ``step``: to be answered by ``committed`` once every row up to it is on disk.
         LEAVING: it will end with ``RELOAD``, so the next worker can be started meanwhile.
         EXPLAIN: ``explanation``: the content of ``explain.json``.
+        PROFILE: ``spans``: fields of each :class:`lab.records.profile.Span`, measured just now.
         PROGRESS: ``text``: how far something is that takes long before the first step.
         WARNING: ``text``, for the user.
         BAD_CONFIG: ``key value allowed`` of a ``ConfigError``; ``BAD_CONFIG`` follows.
@@ -77,6 +78,7 @@ class RecordKind(StrEnum):
     COMMIT = "commit"
     LEAVING = "leaving"
     EXPLAIN = "explain"
+    PROFILE = "profile"
     PROGRESS = "progress"
     WARNING = "warning"
     BAD_CONFIG = "bad_config"

@@ -79,6 +79,13 @@ def write_run(folder: Path, changed: Mapping[str, Any], *, steps: int = 40, **ro
     return folder
 
 
+def with_test_loss(folder: Path, loss: float) -> Path:
+    """Let a run's summary have the loss of its test data."""
+    path = folder / "summary.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"test_loss": loss}))
+    return folder
+
+
 def write_sweep(folder: Path, intervals: tuple[int, ...] = (0, 5, 10), steps: int = 40) -> Path:
     """Write the folder of a completed sweep over reload intervals."""
     jobs = tuple((f"reload.interval_steps={every}",) for every in intervals)

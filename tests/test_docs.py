@@ -228,6 +228,30 @@ def run_activate(arguments: Sequence[str], workdir: Path, _: Fixture) -> None:
     assert f"VENV := {script.removesuffix('/bin/activate')}\n" in text_of(ROOT / "Makefile")
 
 
+COMPLETE = """
+tab() {
+    COMP_LINE=$1 COMP_POINT=${#1} COMP_CWORD=2
+    hydra_bash_completion
+    echo "${COMPREPLY[@]}"
+}
+complete -p python
+tab "python train.py debug=pr"
+tab "python train.py reload.int"
+"""
+
+
+def run_eval(arguments: Sequence[str], workdir: Path, _: Fixture) -> None:
+    """In a bash whose ``python`` is that of the installation, as where it is activated."""
+    beside = (str(Path(sys.executable).parent), os.environ["PATH"])
+    told = subprocess.run(
+        ["bash", "-c", f'eval "{arguments[0]}"\n{COMPLETE}'],
+        check=True, cwd=ROOT, capture_output=True, text=True, timeout=60,
+        env=environment() | {"PATH": os.pathsep.join(beside)},
+    ).stdout.splitlines()  # fmt: skip
+    assert told[0].endswith("-F hydra_bash_completion python")
+    assert told[1:] == ["debug=profile", "reload.interval_steps="]
+
+
 def run_leet(arguments: Sequence[str], workdir: Path, fixture: Fixture) -> None:
     [folder] = arguments
     assert "wandb leet [PATH]" in call(WANDB, "leet", "--help", cwd=workdir)
@@ -371,6 +395,7 @@ RUNNERS: dict[str, Callable[[Sequence[str], Path, Fixture], None]] = {
     "python -m": run_module,
     "make": run_make,
     ".": run_activate,
+    "eval": run_eval,
     "wandb leet": run_leet,
     "wandb sync": run_sync,
     "wandb sweep": run_wandb_sweep,

@@ -49,6 +49,7 @@ class RunEntry:
         name: from its config, or its folder's.
         steps: that have a row.
         total_steps: that it was to have; None where its config does not say.
+        test_loss: mean over its test data; None where it has none.
         peak_gb: of the process, in GB of 2^30 bytes.
         job: its number in its sweep.
     """
@@ -60,6 +61,7 @@ class RunEntry:
     steps: int = 0
     total_steps: int | None = None
     final_loss: float | None = None
+    test_loss: float | None = None
     peak_gb: float | None = None
     reloads: int = 0
     job: int | None = None
@@ -185,6 +187,7 @@ def _of_summary(summary: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "steps": _count(summary["steps"]),
         "final_loss": plausible(summary.get("final_loss")),
+        "test_loss": plausible(summary.get("test_loss")),
         "peak_gb": plausible(summary.get("peak_process_gb")),
         "reloads": sum(map(_count, counts)),
     }

@@ -10,7 +10,8 @@ from typing import Any
 from lab.catalog.entries import Entry, RunEntry, SweepEntry
 from lab.tracking.text import clean, number
 
-FIGURES = ("steps", "loss", "peak GB", "reloads")
+TEST = "test loss"  # shown where a run has one
+FIGURES = ("steps", "loss", TEST, "peak GB", "reloads")
 GAP = "  "
 
 
@@ -19,7 +20,7 @@ class Line:
     """One line of the listing.
 
     Attributes:
-        figures: one cell for each of ``FIGURES``, or for all of them together.
+        figures: one cell for each of ``FIGURES`` that is shown, or for all of them together.
     """
 
     date: str
@@ -29,7 +30,7 @@ class Line:
     path: str
 
 
-def table(entries: Iterable[Entry], *, unfold: bool, width: int | None) -> list[str]:
+def table(entries: Sequence[Entry], *, unfold: bool, width: int | None) -> list[str]:
     """The listing, a line for each entry.
 
     Arguments:
@@ -37,32 +38,47 @@ def table(entries: Iterable[Entry], *, unfold: bool, width: int | None) -> list[
         width: of the terminal, in letters. In a narrow one the folder's name, which a command
             takes too, stands for date, name and path. None is no terminal: nothing is left out.
     """
-    wide = _aligned([HEAD, *_lines(entries, unfold, "%Y-%m-%d %H:%M")], None)
+    wide = _aligned(_lines(entries, unfold, "%Y-%m-%d %H:%M"), None)
     if width is None or all(len(line) <= width for line in wide):
         return wide
-    lines = [replace(HEAD, name="folder"), *_lines(entries, unfold, "%m-%d", by_folder=True)]
+    lines = _lines(entries, unfold, "%m-%d", by_folder=True)
     return _aligned([replace(line, path="") for line in lines], width)
 
 
-HEAD = Line("date", "name", "state", FIGURES, "path")
-
-
 def _lines(
-    entries: Iterable[Entry], unfold: bool, date: str, *, by_folder: bool = False
+    entries: Sequence[Entry], unfold: bool, date: str, *, by_folder: bool = False
+) -> list[Line]:
+    """The heads, then a line for each entry."""
+    shown = [run for entry in entries for run in _runs(entry, unfold)]
+    tested = any(run.test_loss is not None for run in shown)
+    heads = tuple(head for head in FIGURES if tested or head != TEST)
+    head = Line("date", "folder" if by_folder else "name", "state", heads, "path")
+    return [head, *_entry_lines(entries, unfold, date, heads, by_folder=by_folder)]
+
+
+def _runs(entry: Entry, unfold: bool) -> Sequence[RunEntry]:
+    """The runs that have a line of their own."""
+    if isinstance(entry, RunEntry):
+        return [entry]
+    return entry.jobs if unfold else []
+
+
+def _entry_lines(
+    entries: Iterable[Entry], unfold: bool, date: str, heads: Sequence[str], *, by_folder: bool
 ) -> Iterator[Line]:
     for entry in entries:
         day = datetime.fromtimestamp(entry.started).astimezone().strftime(date)
         path = clean(str(entry.folder))
         own = _folder_name(entry) if by_folder else entry.name
         if isinstance(entry, RunEntry):
-            yield Line(day, own, entry.state, _figures(entry), path)
+            yield Line(day, own, entry.state, _figures(entry, heads), path)
             continue
         counts = f"{entry.planned:,} jobs, {entry.completed:,} completed"
         yield Line(day, f"sweep {own}", entry.state, (counts,), path)
-        for job in entry.jobs if unfold else ():
+        for job in _runs(entry, unfold):
             of_job = clean(str(job.folder))
             name = f"{GAP}{of_job[len(path) + 1 :]} {job.name}"
-            yield Line("", name, job.state, _figures(job), of_job)
+            yield Line("", name, job.state, _figures(job, heads), of_job)
 
 
 def _folder_name(entry: Entry) -> str:
@@ -71,10 +87,11 @@ def _folder_name(entry: Entry) -> str:
     return clean("/".join(entry.folder.parts[-2 if is_job else -1 :]))
 
 
-def _figures(run: RunEntry) -> tuple[str, ...]:
+def _figures(run: RunEntry, heads: Sequence[str]) -> tuple[str, ...]:
     total = "?" if run.total_steps is None else f"{run.total_steps}"
-    loss, peak = number(run.final_loss, ".4f"), number(run.peak_gb, ".3f")
-    return f"{run.steps}/{total}", loss, peak, str(run.reloads)
+    loss, test = (number(value, ".4f") for value in (run.final_loss, run.test_loss))
+    cells = (f"{run.steps}/{total}", loss, test, number(run.peak_gb, ".3f"), str(run.reloads))
+    return tuple(text for head, text in zip(FIGURES, cells, strict=True) if head in heads)
 
 
 def _aligned(lines: Sequence[Line], width: int | None) -> list[str]:
@@ -126,6 +143,7 @@ def to_json(entry: Entry) -> dict[str, Any]:
         "steps": entry.steps,
         "total_steps": entry.total_steps,
         "final_loss": entry.final_loss,
+        "test_loss": entry.test_loss,
         "peak_process_gb": entry.peak_gb,
         "reloads": entry.reloads,
     }

@@ -1,4 +1,4 @@
-"""``lab plot``: draw a run's ``memory.png`` again."""
+"""``lab plot``: draw a run's ``memory.png`` again, and ``profile.png`` where it was profiled."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ def run(arguments: Namespace) -> int:
     from lab.catalog.names import chosen
     from lab.explain.report import growth_note
     from lab.plots.memory_plot import plot_run
+    from lab.plots.profile_plot import plot_profile
 
     folder = chosen(arguments.folder, last=arguments.last)
     runs = [folder]
@@ -30,4 +31,6 @@ def run(arguments: Namespace) -> int:
         raise ConfigError("run", folder, "holds no metrics.jsonl; give the folder of a run")
     for run in begun:
         print(plot_run(run, growth_note(run)))
+        if profile := plot_profile(run):
+            print(profile)
     return 0

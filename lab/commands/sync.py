@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 
@@ -22,23 +22,27 @@ def run(arguments: Namespace) -> int:
     from lab.catalog.names import folder_of
     from lab.tracking.sync import SyncError
 
-    folders = [folder_of(word) for word in arguments.folders]
+    found = {folder: _runs_for_wandb(folder) for folder in map(folder_of, arguments.folders)}
+    by_folder = {folder: runs for folder, runs in found.items() if runs}
+    if not by_folder:
+        return 0
     try:
-        return _make(folders) if arguments.offline else _send(folders)
+        return _make(by_folder) if arguments.offline else _send(by_folder)
     except SyncError as error:
         print(error, file=sys.stderr)
         return 1
 
 
-def _make(folders: Sequence[Path]) -> int:
+def _make(by_folder: Mapping[Path, Sequence[Path]]) -> int:
     from lab.explain.explanation import explain_figures
     from lab.sweep.report import link_sweep
     from lab.tracking.closing import command
     from lab.tracking.service import wait_for_files
     from lab.tracking.sync import rebuild
 
-    made = [os.path.relpath(rebuild(run, explain_figures(run))) for run in _runs_of(folders)]
-    for folder in filter(_is_sweep, folders):
+    runs = [run for runs in by_folder.values() for run in runs]
+    made = [os.path.relpath(rebuild(run, explain_figures(run))) for run in runs]
+    for folder in filter(_is_sweep, by_folder):
         made += [os.path.relpath(logged) for logged in _log_page(folder, "offline")]
         link_sweep(folder)
     wait_for_files()
@@ -47,7 +51,7 @@ def _make(folders: Sequence[Path]) -> int:
     return 0
 
 
-def _send(folders: Sequence[Path]) -> int:
+def _send(by_folder: Mapping[Path, Sequence[Path]]) -> int:
     from lab.config.keys import Config
     from lab.explain.explanation import explain_figures
     from lab.sweep.report import view_of
@@ -56,10 +60,10 @@ def _send(folders: Sequence[Path]) -> int:
     from lab.tracking.wandb import can_send
 
     if not can_send():
-        return _make(folders)
-    for run in _runs_of(folders):
+        return _make(by_folder)
+    for run in (run for runs in by_folder.values() for run in runs):
         print("sent", send(run, explain_figures(run)))
-    for folder in folders:
+    for folder in by_folder:
         if _is_sweep(folder):
             for logged in _log_page(folder, "online"):
                 print("page", logged)
@@ -86,12 +90,36 @@ def _is_sweep(folder: Path) -> bool:
     return (folder / "sweep.json").is_file()
 
 
-def _runs_of(folders: Sequence[Path]) -> Iterator[Path]:
-    """The given folders of runs, and for each sweep the folders of its jobs."""
+def _runs_of(folder: Path) -> list[Path]:
+    """A run's folder, or of a sweep those of its jobs."""
     from lab.sweep.index import jobs_of
 
-    for folder in folders:
-        if _is_sweep(folder):
-            yield from (path for _, path in jobs_of(folder) if (path / "config.yaml").is_file())
-        else:
-            yield folder
+    if not _is_sweep(folder):
+        return [folder]
+    return [path for _, path in jobs_of(folder) if (path / "config.yaml").is_file()]
+
+
+def _runs_for_wandb(folder: Path) -> list[Path]:
+    """A run's folder, or of a sweep those of its jobs; what has another tracker is told and left.
+
+    A run without any tracker can still become W&B's.
+    """
+    from lab.config.keys import Config
+    from lab.tracking.closing import relative
+    from lab.tracking.opening import ways_to_open
+
+    configs = {run: Config.load(run / "config.yaml") for run in _runs_of(folder)}
+    others = {
+        run: config
+        for run, config in configs.items()
+        if config.tracker.mode == "none" and config.tracker.beside_wandb
+    }
+    kept = [run for run in configs if run not in others]
+    if others:
+        config, is_sweep = next(iter(others.values())), folder not in configs
+        name = " and ".join(config.tracker.beside_wandb)
+        opened = "; ".join(ways_to_open(config, folder, is_sweep=is_sweep))
+        print(f"{relative(folder)} has tracker={name}: nothing to sync; to open it: {opened}")
+    elif not kept:
+        print(f"{relative(folder)} holds no run that has begun: nothing to sync")
+    return kept

@@ -17,7 +17,7 @@ from lab.compare.figure import draw
 from lab.compare.memory import WORDS
 from lab.compare.page import render
 from lab.compare.read import read_run
-from lab.compare.table import BEGAN, PEAK, heads, rows_of
+from lab.compare.table import BEGAN, PEAK, TEST, heads, rows_of
 from lab.records.replace import check_replaceable, is_marked, replacing
 from lab.tracking.closing import relative
 from lab.tracking.text import short_names
@@ -120,6 +120,11 @@ def table_of(comparison: Comparison) -> DataFrame:
                 "mean_process_gb", "slope_mb_per_step", "overhead_fraction", "seconds",
             )
         },
+        **(
+            {"test_loss": [entry.run.figures.test_loss for entry in entries]}
+            if comparison.is_tested
+            else {}
+        ),
         **{f"reloads/{r}": [e.run.figures.reloads.get(r, 0) for e in entries] for r in reasons},
         **{f"remedies/{r}": [e.run.figures.remedies.get(r, 0) for e in entries] for r in rungs},
         **{
@@ -176,7 +181,8 @@ def _console_table(comparison: Comparison) -> Table:
 
     names = short_names(comparison.keys)[:TERMINAL_SETTINGS]
     peak = f"{PEAK}, {WORDS[comparison.figure]}"
-    figures = ("steps", "final loss", peak, "reloads", "overhead", "tokens/s")
+    tested = (TEST,) if comparison.is_tested else ()
+    figures = ("steps", "final loss", *tested, peak, "reloads", "overhead", "tokens/s")
     texts = ("loss curve", *(("what grows", "its remedy") if comparison.is_explained else ()))
     apart = ("folder", BEGAN) if comparison.has_twins else ()
     shown = ("state", *figures, *texts, *apart)

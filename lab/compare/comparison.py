@@ -60,6 +60,11 @@ class Comparison:
         return any(entry.run.explained for entry in self.entries)
 
     @property
+    def is_tested(self) -> bool:
+        """Whether some run has a loss of test data."""
+        return any(entry.run.figures.test_loss is not None for entry in self.entries)
+
+    @property
     def is_grouped(self) -> bool:
         """Whether some line is of several runs."""
         return len(self.lines) < len(self.entries)

@@ -15,6 +15,7 @@ HIDDEN_GROUPS = ("version", "name", "hardware", "tracker", "objective", "sweep")
 NOT_AFFECTING_LOSS = (
     *HIDDEN_GROUPS,
     "explain",
+    "profiler",
     "reload",
     "memory",
     "worker",

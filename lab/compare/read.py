@@ -44,6 +44,7 @@ class Figures:
 
     steps: int
     final_loss: float | None
+    test_loss: float | None
     tokens_per_second: float | None
     peak_process_gb: float | None
     peak_mlx_gb: float | None

@@ -17,9 +17,10 @@ from lab.compare.memory import FIGURES, WORDS
 from lab.tracking.text import clean, duration, number, short_names
 
 PEAK, MEAN = "peak GB", "mean GB"  # of the chosen memory, whose word follows
+TEST = "test loss"  # shown where a run has one
 FIGURE_HEADS = (
     "state", "steps", PEAK, f"{PEAK}, {WORDS['peak']}", MEAN, "slope MB/step", "reloads",
-    "overhead", "tokens/s", "time", "final loss", "loss curve",
+    "overhead", "tokens/s", "time", "final loss", TEST, "loss curve",
 )  # fmt: skip
 EXPLAINED_HEADS = ("what grows", "held by", "its remedy")
 BEGAN = "began"  # shown where no setting tells runs apart
@@ -64,7 +65,8 @@ class Row:
 def heads(comparison: Comparison) -> list[tuple[str, str, str]]:
     """Of each column: its text, its full name, and what the memory's word follows if one does."""
     names = short_names(comparison.keys)
-    figures = (*FIGURE_HEADS, *(EXPLAINED_HEADS if comparison.is_explained else ()))
+    shown = (head for head in FIGURE_HEADS if head != TEST or comparison.is_tested)
+    figures = (*shown, *(EXPLAINED_HEADS if comparison.is_explained else ()))
     word = WORDS[comparison.figure]
     return [
         *((name, key, "") for name, key in zip(names, comparison.keys, strict=True)),
@@ -121,6 +123,7 @@ def cells_of(comparison: Comparison, entries: Sequence[Entry]) -> list[Cell]:
         figure("tokens_per_second", ",.0f"),
         Cell(duration(seconds), seconds or 0.0),
         figure("final_loss", ".4f"),
+        *([figure("test_loss", ".4f")] if comparison.is_tested else ()),
         _text(matches),
         *(_text(_distinct(texts)) for texts in (growth if comparison.is_explained else ())),
         *([Cell(moment(began), began or 0.0, is_number=False)] if comparison.has_twins else ()),

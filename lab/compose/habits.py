@@ -70,6 +70,8 @@ HABITS = {
     "mlflow": "tracker",
     "project_name": "tracker.project",
     "num_threads": "worker.threads",
+    "profile": "profiler.steps (or debug=profile)",
+    "enable_profiling": "profiler.steps (or debug=profile)",
 }
 
 # Profiles and faults repeat the names of what a user sets elsewhere.

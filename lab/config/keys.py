@@ -205,6 +205,14 @@ class Explain:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Profiler:
+    """Which steps are profiled: those after the warm-up; see :mod:`lab.train.profiler`."""
+
+    warmup_steps: int = setting(3, at_least=0, unit="steps")
+    steps: int = setting(0, at_least=0, unit="steps")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Tracker:
     name: str = setting("wandb", choices=("wandb", *TRACKERS))
     mode: str = setting(choices=("offline", "online", "none"))
@@ -265,6 +273,7 @@ class Config:
     worker: Worker = setting()
     fault: Fault = setting()
     explain: Explain = setting(Explain())
+    profiler: Profiler = setting(Profiler())
     tracker: Tracker = setting()
     sweep: Sweep = setting()
 
@@ -388,6 +397,15 @@ def _overfit_has_the_labs_batches(config: Config) -> None:
         )
 
 
+def _profiler_has_the_labs_loop(config: Config) -> None:
+    if config.profiler.steps and config.trainer == "mlx_lm":
+        raise ConfigError(
+            "profiler.steps",
+            config.profiler.steps,
+            "cannot act with trainer=mlx_lm, whose train() runs unchanged; choose trainer=lab",
+        )
+
+
 RULES = (
     _one_model_source,
     _data_has_source,
@@ -397,6 +415,7 @@ RULES = (
     _adaptive_needs_the_labs_trainer,
     _growth_has_a_loop,
     _overfit_has_the_labs_batches,
+    _profiler_has_the_labs_loop,
 )
 
 

@@ -16,6 +16,7 @@ from lab.config.schema import ConfigError
 RUN_FILES = (
     *("config.yaml", "metrics.jsonl", "events.jsonl", "checkpoints"),
     *("summary.json", "summary.json.tmp", "explain.json", "explain.json.tmp", "memory.png"),
+    *("profile.json", "profile.json.tmp", "profile.png"),
 )
 SWEEP_FILES = (
     *("sweep.json", "job.json", "job.json.part"),

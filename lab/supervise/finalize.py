@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from lab.config.units import GB
 from lab.explain.explanation import explain_figures
 from lab.explain.report import growth_note
 from lab.machine.interpreter import environment_with_lab
+from lab.records.profile import PROFILE_FILE, Span, summarise_spans, write_profile
 from lab.records.summary import SUMMARY_VERSION, summarise
 from lab.supervise.identity import lab_identity
 from lab.supervise.recorder import RunRecorder
@@ -59,6 +60,8 @@ def finalize(
     }
     if recorder.last_step:
         _draw_memory(run_dir)
+    if recorder.spans:
+        _write_profile(run_dir, recorder.spans)
     problems = recorder.close_trackers(summary | explain_figures(run_dir), exit_code)
     # The summary comes last: a run cut off before it is resumed, and its W&B run with it.
     recorder.files.write_summary(summary)
@@ -126,6 +129,22 @@ def _draw_memory(run_dir: Path) -> None:
         plot_run(run_dir, growth_note(run_dir))
     except Exception as error:  # noqa: BLE001 - a finished run must not lose its summary for it
         log.warning("memory.png was not drawn: %s", error)
+
+
+def _write_profile(run_dir: Path, spans: Sequence[Span]) -> None:
+    """Print the run's profile, write it and draw it."""
+    from lab.plots.profile_plot import plot_profile
+    from lab.tracking.profile_table import profile_table
+
+    log.info("%s", profile_table(summarise_spans(spans)))
+    try:
+        write_profile(run_dir, spans)
+        plot_profile(run_dir)
+    except Exception as error:  # noqa: BLE001 - a finished run must not lose its summary for it
+        log.warning("the profile was not written: %s", error)
+        return
+    shown = relative(run_dir / PROFILE_FILE)
+    log.info("  drawn in profile.png; chrome://tracing and ui.perfetto.dev open %s", shown)
 
 
 def _supervisor_environment() -> dict[str, object]:

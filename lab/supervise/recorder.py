@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from lab.explain.explanation import Explanation
 from lab.explain.report import headline
+from lab.protocol import RecordKind
 from lab.records.files import MetricsLost, RunFiles
+from lab.records.profile import Span
 from lab.supervise.replay import REPEATED_EVENTS, same_loss
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ class RunRecorder:
         trackers: empty until the first worker is ready.
         loss_rtol: relative tolerance between the losses of a step and its replay.
         replay_differs: a replayed step gave another loss.
+        spans: what the profiler has measured.
     """
 
     def __init__(self, files: RunFiles, stored: set[tuple[str, int]]) -> None:
@@ -42,6 +45,7 @@ class RunRecorder:
         self.trackers: list[Tracker] = []
         self.loss_rtol = 0.0
         self.replay_differs = False
+        self.spans: list[Span] = []
         self._stored = stored
 
     @property
@@ -81,7 +85,14 @@ class RunRecorder:
         for tracker in self.trackers:
             tracker.event(row)
 
-    def explanation(self, explanation: Mapping[str, Any]) -> None:
+    def finding(self, kind: RecordKind, record: Mapping[str, Any]) -> None:
+        """Keep what the worker found beside rows and events."""
+        if kind == RecordKind.PROFILE:
+            self.spans += map(Span.of, record["spans"])
+        else:
+            self._explanation(record["explanation"])
+
+    def _explanation(self, explanation: Mapping[str, Any]) -> None:
         """Store what the worker found of memory that grows, and say it; a run goes on without."""
         try:
             self.files.write_explanation(explanation)

@@ -247,8 +247,8 @@ class RunSupervisor:
                 worker.send(Command.COMMITTED, record["step"])
             case RecordKind.LEAVING:
                 self._start_standby()
-            case RecordKind.EXPLAIN:
-                self._recorder.explanation(record["explanation"])
+            case RecordKind.EXPLAIN | RecordKind.PROFILE as kind:
+                self._recorder.finding(kind, record)
             case RecordKind.PROGRESS | RecordKind.WARNING as kind:
                 level = logging.INFO if kind == RecordKind.PROGRESS else logging.WARNING
                 log.log(level, "%s", record["text"])

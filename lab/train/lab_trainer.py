@@ -15,6 +15,7 @@ from lab.train import checkpoint, memory, stateful
 from lab.train.channel import Channel
 from lab.train.checkpoint import Arrays, CheckpointError
 from lab.train.loop import Loop
+from lab.train.profiler import Profiler
 from lab.train.progress import Progress
 from lab.train.reporter import Reporter
 from lab.train.session import Session, TrainingContext
@@ -36,6 +37,8 @@ class LabTrainer:
         """
         self._context, self._channel, self._reporter = context, channel, reporter
         self._explainer = _explainer(context, channel)
+        profiled = context.config.profiler.steps > 0
+        self._profiler = Profiler(context, channel) if profiled else None
         self._session = self._open(resume_from)
 
     @property
@@ -61,7 +64,7 @@ class LabTrainer:
 
     def run(self) -> Outcome:
         """Train until the run ends, is stopped, or another process is to take over."""
-        loop = Loop(self._context, self._channel, self._reporter, self._explainer)
+        loop = Loop(self._context, self._channel, self._reporter, self._explainer, self._profiler)
         while True:
             outcome, pending = loop.run(self._session), self.progress.pending
             if outcome is not Outcome.RELOAD or not pending or pending.method != "in_process":

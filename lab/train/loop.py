@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import mlx.core as mx
@@ -20,6 +21,7 @@ from lab.records.slope import median
 from lab.train import adapters, memory, optimizers, reload_policy
 from lab.train.channel import Channel
 from lab.train.evaluation import telling
+from lab.train.profiler import Profiler
 from lab.train.progress import PendingReload
 from lab.train.remedies import Remedies
 from lab.train.reporter import Reporter
@@ -35,9 +37,10 @@ class Loop:
         channel: Channel,
         reporter: Reporter,
         explainer: Explainer | None = None,
+        profiler: Profiler | None = None,
     ) -> None:
         self._context, self._channel, self._reporter = context, channel, reporter
-        self._explainer = explainer
+        self._explainer, self._profiler = explainer, profiler
         self._config = context.config
         self._triggers = reload_policy.active_triggers(self._config.reload)
         adapts = self._config.reload.policy == "adaptive"
@@ -57,14 +60,22 @@ class Loop:
         while progress.step < self._config.train.steps:
             began = time.perf_counter()
             progress.step += 1
+            if self._profiler is not None:
+                self._profiler.begin_step(progress.step)
             self._reporter.crash_on_purpose(progress.step)
-            update = session.train_step(batches)
+            with self._timed("dispatch"):
+                update = session.train_step(batches)
             # The step runs asynchronously: the last row is sent and the next batch made meanwhile.
-            self._channel.flush()
-            following = data.step(progress.step + 1)
-            loss, grad_norm = update.evaluate()
+            with self._timed("row"):
+                self._channel.flush()
+            with self._timed("batch"):
+                following = data.step(progress.step + 1)
+            with self._timed("evaluate"):
+                loss, grad_norm = update.evaluate()
             seconds = time.perf_counter() - began
             outcome = self._finish_step(session, batches, loss, grad_norm, seconds)
+            if self._profiler is not None:
+                self._profiler.end_step(session, batches, goes_on=outcome is None)
             if outcome is not None:
                 return outcome
             batches = following
@@ -78,11 +89,13 @@ class Loop:
         if validates := self._validates(step):
             seen = self._context.validation
             tell = telling(self._channel, self._config, f"validating, {len(seen):,} batches")
-            row["val_loss"] = session.evaluate(seen, tell)
+            with self._timed("validation"):
+                row["val_loss"] = session.evaluate(seen, tell)
         self._grow_on_purpose(session, batches, validates=validates)
-        reading, slope, trend = self._reporter.step_row(
-            row, session.slope, session.growth, reloads=progress.reloads
-        )
+        with self._timed("probe"):
+            reading, slope, trend = self._reporter.step_row(
+                row, session.slope, session.growth, reloads=progress.reloads
+            )
         self._report_reload(session, reading, seconds)
         if self._remedies:
             self._remedies.see_step(session, reading, seconds)
@@ -156,11 +169,16 @@ class Loop:
         return None, method
 
     def _save(self, session: Session) -> bool:
-        return self._reporter.save(
-            session.snapshot(),
-            adapters.adapter_config(session.model, self._config.adapter),
-            for_reload=session.progress.pending is not None,
-        )
+        with self._timed("checkpoint"):
+            return self._reporter.save(
+                session.snapshot(),
+                adapters.adapter_config(session.model, self._config.adapter),
+                for_reload=session.progress.pending is not None,
+            )
+
+    def _timed(self, phase: str) -> AbstractContextManager[None]:
+        """Time what is done within, where steps are profiled."""
+        return nullcontext() if self._profiler is None else self._profiler.span(phase)
 
     def _report_reload(self, session: Session, reading: memory.Reading, seconds: float) -> None:
         """Send the ``reload`` event, after the first step that follows the reload.
@@ -187,6 +205,8 @@ class Loop:
         }
         if self._remedies:
             self._remedies.reloaded(pending, sum(parts.values()))
+        if self._profiler is not None and times.saved is not None:
+            self._profiler.add_reload(pending.decided_at, times.ready)
         self._channel.event(
             "reload",
             pending.step,
@@ -227,7 +247,8 @@ class Loop:
     def _clear_cache(self, step: int, reading: memory.Reading) -> None:
         every = self._config.memory.cache_clear_interval
         if every and step % every == 0:
-            mx.clear_cache()
+            with self._timed("cache clear"):
+                mx.clear_cache()
             self._channel.event("cache_clear", step, freed_gb=reading.cache / GB)
 
     def _validates(self, step: int) -> bool:

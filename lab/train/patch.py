@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import mlx.nn as nn
 
@@ -22,3 +23,14 @@ def override_call(module: nn.Module, override: Callable) -> None:
         return override(cls.__call__, self, *args, **kwargs)
 
     module.__class__ = type(cls.__name__, (cls,), {"__call__": call, "__module__": cls.__module__})
+
+
+@contextmanager
+def calls_restored(model: nn.Module) -> Iterator[None]:
+    """Undo at the end whatever was overridden within, of every module of a model."""
+    classes = [(module, type(module)) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, cls in classes:
+            module.__class__ = cls

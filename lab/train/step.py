@@ -71,11 +71,8 @@ class PredictedLosses:
         self._backbone_override: Callable[[Callable], object] | None = None
         trained = tree_flatten(model.trainable_parameters(), destination={})
         self._head_is_frozen = all("layers." in name for name in trained)
-        layers = model.layers
-        for module in model.modules():
-            if module is not model and module.get("layers") is layers:
-                override_call(module, self._run_backbone)
-                return
+        if (backbone := backbone_of(model)) is not None:
+            override_call(backbone, self._run_backbone)
 
     def __call__(self, inputs: mx.array, rows: mx.array, targets: mx.array) -> mx.array:
         """Loss of each target, float32 (N,).
@@ -123,6 +120,13 @@ class PredictedLosses:
         return self._backbone_override(backbone) if self._backbone_override else backbone()
 
 
+def backbone_of(model: nn.Module) -> nn.Module | None:
+    """The module that holds the layers and not the head; None where the model has no such one."""
+    layers = model.layers
+    others = (module for module in model.modules() if module is not model)
+    return next((module for module in others if module.get("layers") is layers), None)
+
+
 def checkpoint_layers(model: nn.Module) -> None:
     """Recompute each layer's activations in the backward pass instead of keeping them.
 
@@ -155,17 +159,10 @@ def build_train_step(
         max_grad_norm: gradients are scaled down to this norm; 0 leaves them as they are.
         compiled: fuse the step with ``mx.compile``.
     """
-    loss = _loss_of(model)
+    loss = loss_of(model)
     loss_and_grad = nn.value_and_grad(model, loss)
 
-    def update(grads: dict) -> mx.array:
-        if max_grad_norm > 0:
-            grads, norm = optim.clip_grad_norm(grads, max_grad_norm)
-        else:
-            _, norm = optim.clip_grad_norm(grads, float("inf"))
-        optimizer.update(model, grads)
-        return norm
-
+    update = update_of(model, optimizer, max_grad_norm)
     if compiled:
         # The model's state is an output of both, else tracing would leave its tracers in it.
         changes = [model.state, mx.random.state]
@@ -174,12 +171,12 @@ def build_train_step(
         update = partial(mx.compile, inputs=changes, outputs=changes)(update)
 
     def train_step(batches: Sequence[Batch]) -> Update:
-        total = _total_tokens(batches)
-        loss_sum, grads = loss_and_grad(*_arrays(batches[0]), total)
+        total = total_tokens(batches)
+        loss_sum, grads = loss_and_grad(*arrays_of(batches[0]), total)
         for batch in batches[1:]:
             # A barrier: without it the activations of all micro-batches would be alive at once.
             mx.eval(loss_sum, grads)
-            more_loss, more_grads = loss_and_grad(*_arrays(batch), total)
+            more_loss, more_grads = loss_and_grad(*arrays_of(batch), total)
             loss_sum, grads = loss_sum + more_loss, tree_map(mx.add, grads, more_grads)
         norm = update(grads)
         state = [model.trainable_parameters(), optimizer.state, mx.random.state]
@@ -189,15 +186,35 @@ def build_train_step(
     return train_step, _evaluate_by(model, loss)
 
 
+def update_of(
+    model: nn.Module, optimizer: optim.Optimizer, max_grad_norm: float
+) -> Callable[[dict], mx.array]:
+    """A function that takes gradients, changes model and optimizer, and gives the gradients' norm.
+
+    Arguments:
+        max_grad_norm: as of :func:`build_train_step`.
+    """
+
+    def update(grads: dict) -> mx.array:
+        if max_grad_norm > 0:
+            grads, norm = optim.clip_grad_norm(grads, max_grad_norm)
+        else:
+            _, norm = optim.clip_grad_norm(grads, float("inf"))
+        optimizer.update(model, grads)
+        return norm
+
+    return update
+
+
 def build_evaluate(model: nn.Module) -> Evaluate:
     """The loss of a model that is not trained here: to the bit that of its session."""
-    return _evaluate_by(model, _loss_of(model))
+    return _evaluate_by(model, loss_of(model))
 
 
 Loss = Callable[[mx.array, mx.array, mx.array, mx.array, mx.array], mx.array]
 
 
-def _loss_of(model: nn.Module) -> Loss:
+def loss_of(model: nn.Module) -> Loss:
     """A micro-batch's part of the mean loss: its arrays, then all tokens that count."""
     predicted_losses = PredictedLosses(model)
 
@@ -216,9 +233,9 @@ def _evaluate_by(model: nn.Module, loss: Loss) -> Evaluate:
         was_training = model.training
         model.eval()
         try:
-            total, loss_sum = _total_tokens(batches), 0.0
+            total, loss_sum = total_tokens(batches), 0.0
             for done, batch in enumerate(batches, 1):
-                loss_sum += loss(*_arrays(batch), total).item()  # type: ignore[operator]
+                loss_sum += loss(*arrays_of(batch), total).item()  # type: ignore[operator]
                 after_batch(done)
         finally:
             model.train(was_training)
@@ -227,10 +244,10 @@ def _evaluate_by(model: nn.Module, loss: Loss) -> Evaluate:
     return evaluate
 
 
-def _arrays(batch: Batch) -> tuple[mx.array, ...]:
+def arrays_of(batch: Batch) -> tuple[mx.array, ...]:
     host = (batch.inputs, batch.rows, batch.targets, batch.weights)
     return tuple(mx.array(array) for array in host)  # type: ignore[arg-type]  # any buffer will do
 
 
-def _total_tokens(batches: Sequence[Batch]) -> mx.array:
+def total_tokens(batches: Sequence[Batch]) -> mx.array:
     return mx.array(max(sum(batch.num_tokens for batch in batches), 1), mx.float32)

@@ -18,7 +18,7 @@ from lab.catalog.listing import table
 from lab.cli import main
 from lab.records.files import RunFiles
 from tests.catalog.conftest import CUT, FIRST, SWEEP
-from tests.compared import write_run
+from tests.compared import with_test_loss, write_run
 
 
 def listed(capsys: pytest.CaptureFixture[str], *words: str) -> list[dict[str, Any]]:
@@ -51,6 +51,19 @@ def test_a_sweep_unfolds_with_all_or_where_it_is_the_folder(
     paths = [f"outputs/{SWEEP}{job}" for job in ("", "/0", "/1")]
     assert [line.split()[-1] for line in lines(capsys, "--all")[-3:]] == paths
     assert [line.split()[-1] for line in lines(capsys, f"outputs/{SWEEP}")[1:]] == paths
+
+
+def test_the_loss_of_test_data_is_shown_where_a_run_has_one(
+    outputs: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert "test loss" not in lines(capsys, "--all")[0]
+    with_test_loss(outputs / SWEEP / "1", 1.25)
+    assert "test loss" not in lines(capsys)[0]  # its job has no line
+    head, *_, other, tested = lines(capsys, "--all")
+    assert " loss  test loss  peak GB " in head
+    assert tested.split()[4:6] == ["0.2500", "1.2500"]
+    assert other.split()[4:6] == ["0.2500", "-"]
+    assert listed(capsys)[2]["jobs"][1]["test_loss"] == 1.25
 
 
 def test_a_program_reads_all_of_it(outputs: Path, capsys: pytest.CaptureFixture[str]):

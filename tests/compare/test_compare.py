@@ -30,7 +30,14 @@ from lab.compare.read import read_run
 from lab.config.schema import ConfigError
 from lab.records.files import RunFiles
 from lab.sweep.index import Job
-from tests.compared import reload_event, write_config, write_rows, write_run, write_sweep
+from tests.compared import (
+    reload_event,
+    with_test_loss,
+    write_config,
+    write_rows,
+    write_run,
+    write_sweep,
+)
 from tests.runs import start
 
 HOSTILE = "</script><script>alert(1)</script><b>&\"'%{y}$\\frac$\x1b[31m"
@@ -94,6 +101,19 @@ def test_the_command_leaves_a_page_a_picture_and_a_table(real, capsys):
     for name in ("compare.html", "compare.png", "compare.parquet"):
         assert str(real / name) in told
     assert not list(real.glob("*.tmp"))
+
+
+def test_the_loss_of_test_data_has_a_column_where_a_run_has_one(tmp_path, capsys):
+    sweep = write_sweep(tmp_path / "s", (0, 5))
+    assert "test loss" not in page_of(compared(sweep), tmp_path)
+    with_test_loss(sweep / "1", 1.2345)
+    assert compare_runs([sweep]) == 0
+    head, without, tested, *_ = capsys.readouterr().out.splitlines()
+    column = head.index("test loss")
+    assert (without[column:].split()[0], tested[column:].split()[0]) == ("-", "1.2345")
+    assert pl.read_parquet(sweep / "compare.parquet")["test_loss"].to_list() == [None, 1.2345]
+    assert "1.2345" in (sweep / "compare.html").read_text()
+    assert compare_runs([sweep]) == 0  # its own table is known again
 
 
 # --- Finding runs -------------------------------------------------------------------------------

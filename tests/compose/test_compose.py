@@ -150,6 +150,17 @@ def test_debug_goes_over_any_experiment() -> None:
     assert config("debug=overfit", "model=smollm2_135m").data.overfit_batches == 1
 
 
+def test_debug_profile_is_a_short_run_of_one_batch_a_step() -> None:
+    found = config("debug=profile", "model=smollm2_135m", "hardware=pro_32gb")
+    steps = found.profiler.warmup_steps + found.profiler.steps
+    assert (found.train.steps, found.train.grad_accumulation_steps) == (steps, 1)
+    assert config().profiler.steps == 0
+    assert refusal("debug=profile", "trainer=mlx_lm") == (
+        "profiler.steps=10: cannot act with trainer=mlx_lm, whose train() runs unchanged; "
+        "choose trainer=lab"
+    )
+
+
 def test_mlx_lms_trainer_cannot_repeat_a_batch() -> None:
     assert refusal("debug=overfit", "trainer=mlx_lm") == (
         "data.overfit_batches=1: cannot act with trainer=mlx_lm, which draws its own batches; "

@@ -17,14 +17,16 @@ from mlflow.entities import Run as MlflowRun
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata
 
+from lab import cli
 from lab.config.keys import Config
 from lab.config.schema import ConfigError
 from lab.records.files import RunFiles
 from lab.records.origin import Origin
 from lab.tracking import tensorboard
-from lab.tracking.closing import format_summary
+from lab.tracking.closing import command, format_summary
 from lab.tracking.opening import ways_to_open
 from lab.tracking.trackers import Tracker, open_trackers
+from tests.compared import write_config, write_sweep
 from tests.runs import Run, config_of, jsonl, start
 from tests.tracked import SUMMARY, make_config, make_reload, make_row
 from tests.tracking.test_wandb import history, read_back
@@ -110,6 +112,21 @@ def of_rows(tool: str, run_dir: Path, outputs: Path) -> Figures:
 def expected(tool: str, run_dir: Path) -> Figures:
     figures = in_files(run_dir)
     return of_float32(figures) if tool == "tensorboard" else figures
+
+
+def test_lab_sync_has_nothing_to_do_for_them_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    sweep = write_sweep(Path("outputs/sweeps/day/s"), (0, 5))
+    for job, tool in enumerate(TOOLS):
+        write_config(sweep / str(job), {"tracker.name": tool, "tracker.mode": "none"})
+    assert cli.main(["sync", f"{sweep}/0", str(sweep)]) == 0
+    one, both = capsys.readouterr().out.splitlines()
+    opened = f"nothing to sync; to open it: {command('tensorboard', '--logdir', 'outputs')}"
+    assert one == f"{sweep}/0 has tracker=tensorboard: {opened}"
+    assert both.startswith(f"{sweep} has tracker=tensorboard: nothing to sync; to open it: ")
+    assert not list(tmp_path.glob("outputs/wandb/*"))
 
 
 # --- A tracker alone ----------------------------------------------------------------------------

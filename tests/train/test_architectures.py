@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -15,10 +17,13 @@ from mlx.utils import tree_flatten
 
 from lab.config.schema import ConfigError
 from lab.data.dataset import open_data
+from lab.records.profile import LOOP, Span, summarise_spans
 from lab.train import adapters, checkpoint
 from lab.train.model import build_model
 from lab.train.model_files import load_model
+from lab.train.profile_pass import Meter, measure_modules, measure_step, unchanged
 from lab.train.session import Session, TrainingContext
+from lab.train.stateful import RandomState
 from lab.train.step import PredictedLosses
 from lab.train.tables import Table, measure_tables
 from tests.architectures import CONFIGS, VOCABULARY, make_folder
@@ -26,6 +31,7 @@ from tests.runs import config_of
 
 KINDS = ("full", "lora", "dora", "qlora")
 SPLIT, LAST = 1, 3
+NOTHING: Mapping[str, Any] = {"step": SPLIT, "start": 0.0, "seconds": 0.0}
 
 
 @dataclass(frozen=True)
@@ -98,6 +104,11 @@ def is_same(left: mx.array, right: mx.array) -> bool:
 every_model = pytest.mark.parametrize("model_type", CONFIGS)
 # In turn each adapter with a third of them; all with all is slow.
 IN_TURN = [(name, kind) for n, name in enumerate(CONFIGS) for kind in ("full", KINDS[1 + n % 3])]
+# Without a backbone, with experts, other mixers, norms around everything, linear attention.
+PROFILED = [
+    *(("gpt2", "full"), ("olmoe", "lora"), ("granitemoehybrid", "qlora"), ("gemma3", "dora")),
+    ("qwen3_next", "lora"),
+]
 every_pair = pytest.mark.parametrize(
     ("model_type", "kind"),
     [
@@ -106,6 +117,27 @@ every_pair = pytest.mark.parametrize(
         for kind in KINDS
     ],
 )
+
+
+@pytest.mark.parametrize(("model_type", "kind"), PROFILED)
+def test_a_profile_tells_modules_apart_and_leaves_the_session_as_it_was(
+    context: TrainingContext,
+) -> None:
+    session, straight = Session(context), Session(context)
+    assert train(session, context, SPLIT) == train(straight, context, SPLIT)
+    meter, batches = Meter(SPLIT, time.monotonic), context.data.train.step(SPLIT)
+    classes, key = [type(m) for m in session.model.modules()], RandomState().state_dict()
+    with unchanged(session):
+        measure_step(session, batches, meter, context.config.train.max_grad_norm)
+        measure_modules(session.model, batches, meter, recomputes=False)
+    assert [type(m) for m in session.model.modules()] == classes
+    assert RandomState().state_dict() == key
+    found = summarise_spans([*meter.spans, Span(track=LOOP, name="batch", **NOTHING)])
+    assert {part.name for part in found.modules} >= {"embedding", "mlp", "norm", "other"}
+    assert sum(part.kept or 0 for part in found.modules) > 0
+    assert train(session, context, LAST - SPLIT) == train(straight, context, LAST - SPLIT)
+    ours, theirs = session.weights(), straight.weights()
+    assert all(is_same(ours[name], theirs[name]) for name in ours)
 
 
 @every_pair

@@ -14,6 +14,7 @@ import pytest
 
 from lab.config.units import GB, MB
 from lab.faults.truth import TRUTHS
+from lab.records.profile import read_profile
 from lab.records.rows import metric_gb
 from tests.runs import Run, config_of, start
 from tests.train.test_exact import METHODS, STRAIGHT, assert_same
@@ -55,6 +56,20 @@ def test_four_runs_have_one_curve(tmp_path: Path) -> None:
 def test_a_run_that_need_not_be_deterministic_trains(tmp_path: Path) -> None:
     run = start(tmp_path / "run", *STRAIGHT, *SIZES, "train.deterministic=false")
     assert run.result.exit_code == 0
+
+
+def test_a_profile_tells_modules_apart_and_changes_nothing(tmp_path: Path) -> None:
+    overrides = ("debug=profile", *SIZES, *CASES["lora-adam-compiled"].split())
+    window = ("profiler.warmup_steps=2", "profiler.steps=2")
+    plain = start(tmp_path / "plain", *overrides, "profiler.steps=0")
+    run = start(tmp_path / "profiled", *overrides, *window)
+    assert run.column("loss") == plain.column("loss")
+    assert run.summary["weights_sha256"] == plain.summary["weights_sha256"]
+    profile = read_profile(run.folder)
+    assert profile is not None
+    kinds = {part.name: part for part in profile.modules}
+    assert all(kinds[name].seconds > 0 for name in ("attention", "mlp", "norm", "head, loss"))
+    assert kinds["attention"].kept
 
 
 def test_the_probe_sees_the_memory_of_the_device(tmp_path: Path) -> None:
