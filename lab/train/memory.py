@@ -50,7 +50,13 @@ class Reading:
 
 
 def read() -> Reading:
-    """Read every figure and reset MLX's peak, which thus covers the time since the last reading."""
+    """Read every figure and reset MLX's peak, which thus covers the time since the last reading.
+
+    On a GPU completion handlers give a step's temporaries back, after ``mx.eval`` has returned.
+    ``mx.synchronize`` waits for them too; before it active memory may hold all of them.
+    """
+    if mx.default_device().type == mx.gpu:
+        mx.synchronize()
     available, swap = process.available_and_swap_bytes()
     reading = Reading(
         active=mx.get_active_memory(),
