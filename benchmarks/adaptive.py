@@ -2,7 +2,7 @@
 
 For each growth mode at 1 MB a step one run without reloads is recorded; from it ``lab whatif``
 finds the largest interval that stays in the budget, in process where that helps, else by process.
-It is trained, and the next smaller one where it went over, beside an adaptive run. Reloads take a
+It is trained, and a smaller one where it went over, beside an adaptive run. Reloads take a
 tenth of a second and others use the machine, so a run's time is its counts times the median seconds
 of each rung over all runs; the seconds as they were are in the JSON. The best single interval is
 the largest that keeps the fastest growth in the budget. Trying the rungs once takes a third of a
@@ -11,6 +11,8 @@ reload, and a run may end just before the interval's next one: with three reload
 
 from __future__ import annotations
 
+import math
+import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +30,8 @@ from lab.whatif.study import study_of
 
 STEPS, RECORDED = 230, 120
 BUDGET_GB = 0.12
-AT_A_TIME = 3  # growth modes
+AT_A_TIME = max(3, os.cpu_count() or 1)  # growth modes
+MB_PER_STEP = 1  # of each growth mode
 TRIES = 6  # intervals that are trained, each smaller than the one before
 METHODS = ("in_process", "process")
 COMMON = (
@@ -198,7 +201,7 @@ def _largest(workspace: Workspace, fault: str, steps: int, method: str, interval
         if taken.within:
             return taken
         say(f"{fault}: interval {interval} peaks at {taken.peak_gb:.4f} GB")
-        interval -= 1
+        interval -= max(1, math.floor((taken.peak_gb - BUDGET_GB) * 1024 / MB_PER_STEP))
     raise SystemExit(f"{fault}: no interval near {interval} stays in the budget")
 
 

@@ -40,9 +40,9 @@ import math
 from collections import deque
 from dataclasses import dataclass
 from itertools import pairwise
-from statistics import median
 
 from lab.config.units import MB
+from lab.records.slope import median
 
 ALPHA = 0.01  # the chance of any false alarm in a session
 # Blocks of 1, 2, 4, ... 64 steps, with their shares of alpha: more to the short ones, which decide

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from statistics import fmean, median
 
 from lab.config.schema import setting
 from lab.protocol import RUNGS, Rung
+from lab.records.slope import median
 
 # Before a rung was measured it is taken to give everything back, for so many seconds: in this order
 # they are tried.
@@ -24,6 +24,7 @@ PRIOR_SECONDS: dict[Rung, float] = {
 }
 
 RECENT_STEPS = 20  # in which growth of an earlier cycle must be seen again, or has ended
+ALIKE, SINGLE = 1.25, 2.0  # times the third largest rise: at most alike, at least a single event
 NOISE_STEPS, FEW_STEPS = 64, 8  # that noise is taken from, and below which it is not known
 
 
@@ -230,19 +231,20 @@ class Cycle:
             return None
         usual = median(self.changes)
         deviations = sorted(abs(change - usual) for change in self.changes)
-        return fmean(deviations[: -max(len(deviations) // 16, 1)]) / 0.7 / 2**0.5
+        kept = deviations[: -max(len(deviations) // 16, 1)]
+        return sum(kept) / len(kept) / 0.7 / 2**0.5
 
     @property
     def lump(self) -> int:
         """Bytes by which memory may rise at once, as it did three times; 0 where it did not.
 
         Noise about a trend says little of memory that stands still and then rises by many steps'
-        growth. A rise more than twice the third largest was a single event, such as a validation.
-        As much as the three differ is added: lumps may grow.
+        growth, or of a table that doubles. A rise more than twice the third largest was a single
+        event, such as a validation. Where the three are alike they are lumps, which may grow.
         """
         least = self.rises[-1]
-        largest = next(rise for rise in self.rises if rise <= 2 * least)
-        return 2 * largest - least if largest else 0
+        largest = next(rise for rise in self.rises if rise <= SINGLE * least)
+        return 2 * largest - least if largest <= ALIKE * least else largest
 
     def add(self, now: Observation) -> Cycle:
         """The cycle with one more step."""
