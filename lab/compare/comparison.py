@@ -26,6 +26,7 @@ GROUP_KEYS = {
 FIRST_GROUPS = ("fault", "trainer", "model", "data", "adapter", "reload")
 LABEL_SETTINGS = 3  # in a label, where no sweep says which
 VALUE_LETTERS = 28
+CENSUS_SHARE = 0.1  # of the peak: more shows in the curve
 FEW_STEPS = 400  # from more on, losses are shown smoothed first
 
 
@@ -202,7 +203,22 @@ def _caveats(runs: Sequence[Run]) -> list[str]:
     steps.pop("", None)
     if len(steps) > 1:
         lines.append(f"the runs differ in length: train.steps={', '.join(sorted(steps, key=int))}")
+    emptied = sum(map(_shows_a_census, runs))
+    if emptied:
+        lines.append(
+            f"memory fell in {emptied} of the runs when a census emptied MLX's cache: "
+            "explain.enabled=false trains without"
+        )
     return lines
+
+
+def _shows_a_census(run: Run) -> bool:
+    """Whether what a census gave back is a good part of the run's memory."""
+    found = run.explained
+    if found is None or found.step is None or found.copied is not None:
+        return False
+    highest = run.figures.peak_process_gb or 0.0
+    return any((freed or 0.0) > CENSUS_SHARE * highest for _, freed, _ in found.remedies)
 
 
 def _source(runs: Sequence[Run], group: str) -> list[str]:

@@ -128,7 +128,8 @@ def read_reloads(run_dir: Path, kind: str = "reload") -> Iterator[dict[str, Any]
     """The reload events of a run that have an integer step; their other fields are unchecked.
 
     Arguments:
-        kind: ``remedy`` for what ``reload=adaptive`` did short of a reload.
+        kind: ``remedy`` for what ``reload=adaptive`` did short of a reload, ``census`` for what
+            the explainer did.
 
     Raises:
         OSError: the file exists and cannot be read.

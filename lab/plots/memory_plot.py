@@ -29,6 +29,7 @@ COLOURS = {
     "peak": "#c92a2a",
     "reload": "#5f3dc4",
     "remedy": "#9775fa",
+    "census": "#495057",
     "loss": "#1864ab",
     "val": "#2b8a3e",
 }
@@ -62,7 +63,11 @@ def plot_run(run_dir: Path, note: str = "") -> Path:
     _draw_memory(upper, columns, config)
     _mark_reloads(upper, reloads)
     remedies = [(e["step"], str(e.get("remedy"))) for e in read_reloads(run_dir, "remedy")]
-    _mark_remedies(upper, remedies)
+    counts = ", ".join(f"{n} {rung}" for rung, n in Counter(r for _, r in remedies).items())
+    _mark_at_foot(upper, [step for step, _ in remedies], f"remedies: {counts}", "remedy")
+    censuses = [event["step"] for event in read_reloads(run_dir, "census")]
+    label = f"censuses, which empty the cache: {len(censuses)}"
+    _mark_at_foot(upper, censuses, label, "census")
     _legend(upper)
     _draw_loss(lower, columns)
     _upright(lower, reloads, lw=0.5, alpha=0.1)
@@ -135,15 +140,14 @@ def _mark_reloads(axes: Axes, reloads: Sequence[tuple[int, str]]) -> None:
     axes.plot([], [], color=COLOURS["reload"], lw=0.8, label=f"reloads: {counts}")
 
 
-def _mark_remedies(axes: Axes, remedies: Sequence[tuple[int, str]]) -> None:
-    """Draw a light tick at the foot for each remedy below a reload; the legend counts them."""
-    if not remedies:
+def _mark_at_foot(axes: Axes, steps: Sequence[int], label: str, colour: str) -> None:
+    """Draw a light tick at the foot for each step, as for what is less than a reload."""
+    if not steps:
         return
-    steps, feet = [step for step, _ in remedies], [0.02] * len(remedies)
-    style: dict[str, Any] = {"color": COLOURS["remedy"], "alpha": 0.6, "marker": "|", "ms": 9}
+    style: dict[str, Any] = {"color": COLOURS[colour], "alpha": 0.6, "marker": "|", "ms": 9}
+    feet = [0.02] * len(steps)
     axes.plot(steps, feet, ls="none", transform=axes.get_xaxis_transform(), **style)
-    counts = ", ".join(f"{n} {rung}" for rung, n in Counter(r for _, r in remedies).items())
-    axes.plot([], [], ls="none", label=f"remedies: {counts}", **style)
+    axes.plot([], [], ls="none", label=label, **style)
 
 
 def _draw_loss(axes: Axes, columns: Columns) -> None:

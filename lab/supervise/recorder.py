@@ -98,7 +98,11 @@ class RunRecorder:
             self.files.write_explanation(explanation)
         except MetricsLost as error:
             log.warning("%s", error)
-        log.warning("%s", headline(Explanation.of(explanation)))
+        found = Explanation.of(explanation)
+        if found.step is not None:  # what it emptied and collected is in the curve
+            freed = {name: gb for name, gb, _ in found.remedies if gb is not None}
+            self.event("census", found.step, freed_gb=freed)
+        log.warning("%s", headline(found))
 
     def close_trackers(self, summary: Mapping[str, object], exit_code: int) -> list[str]:
         """Close them once, and return one line for each problem that the user should know of."""

@@ -19,6 +19,7 @@ NONDETERMINISTIC_RTOL = 0.02  # between the losses of a step with train.determin
 # Events of a step itself: the worker sends them again when it executes the step again.
 REPEATED_EVENTS = {
     *("reload", "reload_ineffective", "reload_skipped", "remedy", "cache_clear", "nonfinite"),
+    "census",
 }
 
 

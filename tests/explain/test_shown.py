@@ -63,6 +63,7 @@ def test_the_comparison_has_kind_holder_and_remedy(
         grown, steady = table[f"explain/{name}"]
         assert found[name] in grown
         assert not steady
+    assert "memory fell in 1 of the runs when a census emptied MLX's cache" in said
     page = (sweep / "compare.html").read_text()
     assert found["holder"].rpartition("[")[0] in page
 
@@ -74,6 +75,20 @@ def test_the_picture_says_it(sweep: Path, tmp_path: Path) -> None:
     assert plot_run(run, growth_note(run)).read_bytes() == drawn
     assert plot_run(run).read_bytes() != drawn
     assert growth_note(sweep / "1") == ""
+
+
+def test_a_census_is_an_event_that_the_picture_marks(sweep: Path, tmp_path: Path) -> None:
+    """It empties the cache, in a run without reloads too: the curve must not fall untold."""
+    run = Path(shutil.copytree(sweep / "0", tmp_path / "run"))
+    events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+    census = next(event for event in events if event["event"] == "census")
+    found = explained(run)
+    assert (census["step"], list(census["freed_gb"])) == (found["step"], ["clear_cache", "collect"])
+    marked = plot_run(run).read_bytes()
+    (run / "events.jsonl").write_text(
+        "".join(json.dumps(event) + "\n" for event in events if event is not census)
+    )
+    assert plot_run(run).read_bytes() != marked
 
 
 def test_wandbs_summary_has_it(sweep: Path) -> None:
