@@ -18,7 +18,11 @@ from lab.machine.probe import probe_machine
 from lab.supervise.experiment import Result, run
 from tests.composing import composed
 
-QUICK = ("tracker=none", "train.val_interval_steps=0", "train.steps=6", "train.batch_size=2")
+# A second thread gains nothing on so small a model, and takes a core from the tests beside it.
+QUICK = (
+    "tracker=none", "train.val_interval_steps=0", "train.steps=6", "train.batch_size=2",
+    "worker.threads=1",
+)  # fmt: skip
 
 
 def config_of(*overrides: str) -> Config:

@@ -46,7 +46,7 @@ def assert_same(one: Run, other: Run, last: int) -> None:
 
 @pytest.fixture(scope="module")
 def straight(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
-    overrides = CASES[request.param].split()
+    overrides = [*CASES[request.param].split(), "worker.threads=auto"]
     return overrides, start(tmp_path_factory.mktemp("straight") / "run", *STRAIGHT, *overrides)
 
 
