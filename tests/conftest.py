@@ -19,6 +19,10 @@ from hypothesis import settings
 from lab.compose.profiles import CONF
 from lab.machine.blas import preload_blas
 
+# Models here are too small for a second thread, which would wait on another test's core. A worker
+# has as many as its config says.
+for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
+    os.environ.setdefault(variable, "1")
 preload_blas()  # before any test module imports MLX
 os.environ.pop("WANDB_SERVICE", None)  # a developer's own
 
