@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from lab.compose import resolvers
 from lab.compose.config import compose_config
 from lab.compose.errors import explain
-from lab.compose.profiles import CONF
+from lab.compose.profiles import CONF, detected_profile
 from lab.config.keys import Config
 from lab.machine.machine import Machine
 
@@ -43,20 +43,29 @@ PARSER = OverridesParser.create()
 
 
 @cache
-def compose_groups(groups: tuple[str, ...], on: Machine) -> DictConfig:
-    """Hydra's composition of group options; cached, since it is slow. Callers change a copy."""
+def compose_groups(groups: tuple[str, ...], profile: str) -> DictConfig:
+    """Hydra's composition of group options; cached, since it is slow. Callers change a copy.
+
+    Arguments:
+        profile: the only thing that a machine decides here; its figures are filled in later.
+    """
     return compose("config", list(groups))
 
 
 def composed(
     *overrides: str, on: Machine = BIG, environ: dict[str, str] | None = None
 ) -> tuple[Config, list[str]]:
-    groups = tuple(o for o in overrides if (CONF / o.partition("=")[0].lstrip("+~")).is_dir())
+    groups = tuple(o for o in overrides if _is_hydras(o.partition("=")[0].lstrip("+~")))
     values = [o for o in overrides if o not in groups]
     with patch.object(resolvers, "probe_machine", lambda: on):
-        cfg = copy.deepcopy(compose_groups(groups, on))
+        cfg = copy.deepcopy(compose_groups(groups, detected_profile(on)))
         ConfigLoaderImpl._apply_overrides_to_config(PARSER.parse_overrides(values), cfg)
         return compose_config(cfg, overrides, machine=on, environ=environ or {})
+
+
+def _is_hydras(key: str) -> bool:
+    """Whether it is Hydra that makes something of it: a group's option, or a setting of its own."""
+    return (CONF / key).is_dir() or key.startswith("hydra")
 
 
 def config(*overrides: str, on: Machine = BIG) -> Config:

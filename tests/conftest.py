@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +19,10 @@ from hypothesis import settings
 from lab.compose.profiles import CONF
 from lab.machine.blas import preload_blas
 
+# Models here are too small for a second thread, which would wait on another test's core. A worker
+# has as many as its config says.
+for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
+    os.environ.setdefault(variable, "1")
 preload_blas()  # before any test module imports MLX
 os.environ.pop("WANDB_SERVICE", None)  # a developer's own
 
@@ -67,6 +73,23 @@ def pretrained() -> Path:
     if made.returncode:
         give_up = pytest.fail if os.environ.get("CI") else pytest.skip
         give_up(f"no pretrained model: {made.stderr.strip()}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shallow(pretrained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pretrained model's first two blocks of 30: as real, and a quarter to read and train."""
+    import mlx.core as mx
+
+    folder = tmp_path_factory.mktemp("shallow") / "model"
+    shutil.copytree(pretrained, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    weights = mx.load(str(pretrained / "model.safetensors"))
+    assert isinstance(weights, dict)
+    deeper = re.compile(r"model\.layers\.(?![01]\.)")
+    kept = {name: array for name, array in weights.items() if not deeper.match(name)}
+    mx.save_safetensors(str(folder / "model.safetensors"), kept, metadata={"format": "mlx"})
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 2}))
     return folder
 
 

@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
+from hydra import initialize_config_dir
 
-from lab.compose.config import compose_config
 from lab.compose.profiles import CONF
 from lab.config.keys import Config
+from lab.machine.probe import probe_machine
 from lab.supervise.experiment import Result, run
+from tests.composing import composed
 
-QUICK = ("tracker=none", "train.val_interval_steps=0", "train.steps=6", "train.batch_size=2")
+# A second thread gains nothing on so small a model, and takes a core from the tests beside it.
+QUICK = (
+    "tracker=none", "train.val_interval_steps=0", "train.steps=6", "train.batch_size=2",
+    "worker.threads=1",
+)  # fmt: skip
 
 
 def config_of(*overrides: str) -> Config:
     """The config that ``python train.py`` would run with these overrides."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose_config(compose("config", list(overrides)), overrides)[0]
+        return composed(*overrides, on=probe_machine(), environ=dict(os.environ))[0]
 
 
 def jsonl(path: Path) -> list[dict[str, Any]]:

@@ -43,13 +43,17 @@ def commands_of(text: str) -> list[str]:
 
 
 def marks_of(command: str) -> list[pytest.MarkDecorator]:
-    """Sweeps that only the guides have are slow: the default tests compose them (below)."""
-    is_sweep = command in SWEEPS and command not in commands_of(text_of(ROOT / "README.md"))
-    return [pytest.mark.pretrained] * ("model=local" in command) + [pytest.mark.slow] * is_sweep
+    """Runs that only the guides have are slow: each starts processes for a combination of settings
+    that the tests of its rooms run one by one. The default tests run those of README, which are
+    one of each form, and compose all (below). What is measured in copies is measured in default by
+    tests/reproduce/test_measure.py."""
+    is_run = "--measure" in command or (command in RUNS and "--cfg" not in command)
+    is_slow = is_run and command not in commands_of(text_of(ROOT / "README.md"))
+    return [pytest.mark.pretrained] * ("model=local" in command) + [pytest.mark.slow] * is_slow
 
 
 ALL = list(dict.fromkeys(c for page in DOCS for c in commands_of(text_of(page))))
-SWEEPS = [command for command in ALL if command.startswith("python train.py -m ")]
+RUNS = [command for command in ALL if command.startswith("python train.py ")]
 COMMANDS = [pytest.param(command, id=command, marks=marks_of(command)) for command in ALL]
 
 
@@ -113,9 +117,10 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The working folder of one sweep of two jobs, with W&B's files."""
+    """The working folder of one sweep of two jobs."""
     workdir = tmp_path_factory.mktemp("swept")
-    call(sys.executable, ROOT / "train.py", "-m", "seed=1,2", *SHORT, cwd=workdir)
+    quiet = ("-m", "seed=1,2", "tracker=none", *SHORT)
+    call(sys.executable, ROOT / "train.py", *quiet, cwd=workdir)
     return workdir
 
 
@@ -436,10 +441,15 @@ def test_command_runs(
     runner(arguments, tmp_path, request.getfixturevalue)
 
 
-@pytest.mark.parametrize("command", [s for s in SWEEPS if "model=local" not in s])
-def test_the_first_job_of_a_sweep_composes(command: str) -> None:
-    words = [word for word in runner_of(command)[1] if word != "-m" and "(" not in word]
-    assert config_of(*(word.partition(",")[0] for word in words)).train.steps > 0
+@pytest.mark.parametrize("command", [pytest.param(c, id=c) for c in RUNS if "--cfg" not in c])
+def test_a_run_or_the_first_job_of_a_sweep_composes(
+    command: str, tmp_path: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = [word for word in runner_of(command)[1] if word != "-m" and "(" not in word]
+    first = [word if "[" in word else word.partition(",")[0] for word in given]
+    words = [_with_files(word, tmp_path, lambda _: model_folder) for word in first]
+    assert config_of(*words).train.steps > 0
 
 
 def test_commands_are_found_and_unknown_ones_refused() -> None:

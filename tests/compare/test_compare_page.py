@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -44,8 +45,8 @@ def browser() -> Iterator[Any]:
         browser.close()
 
 
-@pytest.fixture
-def open_page(browser: Any) -> Iterator[Any]:
+@contextmanager
+def opening(browser: Any) -> Iterator[Callable[[Path], Any]]:
     """Opens the comparison of a folder offline; at the end nothing may have gone wrong on it."""
     context = browser.new_context(offline=True, viewport={"width": 1440, "height": 1000})
     wrong: list[str] = []
@@ -70,9 +71,22 @@ def open_page(browser: Any) -> Iterator[Any]:
     assert wrong == []
 
 
+@pytest.fixture
+def open_page(browser: Any) -> Iterator[Callable[[Path], Any]]:
+    with opening(browser) as open_page:
+        yield open_page
+
+
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_sweep(tmp_path_factory.mktemp("sweep") / "s", (0, 5, 10))
+
+
+@pytest.fixture(scope="module")
+def looked_at(browser: Any, sweep: Path) -> Iterator[Any]:
+    """The sweep's page, for those who only look and point."""
+    with opening(browser) as open_page:
+        yield open_page(sweep)
 
 
 def drawn(page: Any) -> dict[str, int]:
@@ -91,8 +105,8 @@ def settle(page: Any, expression: str) -> None:
         page.wait_for_timeout(20)
 
 
-def test_every_run_is_in_every_panel_and_in_the_table(open_page: Any, sweep: Path) -> None:
-    page = open_page(sweep)
+def test_every_run_is_in_every_panel_and_in_the_table(looked_at: Any) -> None:
+    page = looked_at
     assert drawn(page) == {"xy": 3, "x2y2": 3, "x3y3": 3, "points": 3}
     assert page.locator(".subplot.xy .points path").count() == 7 + 3  # the reloads
     assert page.locator(".legendtext").all_text_contents() == [
@@ -181,18 +195,17 @@ def test_zooming_one_panel_zooms_those_of_the_same_axis(open_page: Any, sweep: P
     settle(page, "charts._fullLayout.xaxis3.range[1] >= 40")
 
 
-def test_hovering_says_run_step_and_value(open_page: Any, sweep: Path) -> None:
-    page = open_page(sweep)
+def test_hovering_says_run_step_and_value(looked_at: Any) -> None:
     for curve, panel, says in (
         (5, "xy", "1: interval_steps=5 1.080 GB, 2.5 s"),
         (6, "xy", "1: interval_steps=5reload 5 of 7 (interval) after step 25gave 0.250 GB back"),
         (2, "x2y2", "3 runs, the same in every bit: 1.0000, 2.5 s"),
     ):
-        hover(page, curve, panel, says)
+        hover(looked_at, curve, panel, says)
 
 
-def test_one_tooltip_tells_all_runs_at_a_step(open_page: Any, sweep: Path) -> None:
-    page = open_page(sweep)
+def test_one_tooltip_tells_all_runs_at_a_step(looked_at: Any) -> None:
+    page = looked_at
     drag = page.locator(".xy .nsewdrag").bounding_box()
     page.mouse.move(drag["x"] + drag["width"] * 0.5, drag["y"] + drag["height"] * 0.5)
     text = "document.querySelector('.hoverlayer')?.textContent ?? ''"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +18,19 @@ SHORT = ("train.steps=24", "reload=none", "checkpoint.interval_steps=0", "data=s
 NAMED = ("trainer_list", "exceptions", "cycles", "lazy_loss", "token_memo", "streams")
 
 
+@pytest.fixture(scope="module")
+def run_with(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Run]:
+    """The run with a fault of this name; it is the same for all who ask."""
+    return cache(lambda name: start(tmp_path_factory.mktemp(name) / "run", f"fault={name}", *SHORT))
+
+
 def explained(run: Run) -> dict[str, Any]:
     return json.loads((run.folder / "explain.json").read_text())
 
 
 @pytest.mark.parametrize("name", NAMED)
-def test_a_faults_kind_holder_and_remedy(tmp_path: Path, name: str) -> None:
-    run = start(tmp_path / name, f"fault={name}", *SHORT)
-    found, truth = explained(run), TRUTHS[name]
+def test_a_faults_kind_holder_and_remedy(run_with: Callable[[str], Run], name: str) -> None:
+    found, truth = explained(run_with(name)), TRUTHS[name]
     assert (found["kind"], found["remedy"]) == (truth.kind, truth.remedy)
     assert truth.holder is None or truth.holder in found["holder"]
     # Outside MLX the alarm itself comes later: the heap is read as often as its cost allows.
@@ -37,9 +44,9 @@ def test_a_faults_kind_holder_and_remedy(tmp_path: Path, name: str) -> None:
 
 
 def test_the_loss_is_the_same_with_and_without(
-    tmp_path: Path, capsys: pytest.CaptureFixture
+    run_with: Callable[[str], Run], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    one = start(tmp_path / "one", "fault=trainer_list", *SHORT)
+    one = run_with("trainer_list")
     two = start(tmp_path / "two", "fault=trainer_list", "explain.enabled=false", *SHORT)
     assert one.column("loss") == two.column("loss")
     assert one.summary["weights_sha256"] == two.summary["weights_sha256"]

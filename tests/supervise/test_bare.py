@@ -22,7 +22,12 @@ from tests.runs import QUICK, Run, start
 BY_PROCESS = ("reload=interval", "reload.interval_steps=3", "reload.method=process")
 
 
-@pytest.mark.parametrize("what", LACKS)
+# Where both lack, each lacks; alone they are slow.
+ALONE = ("git", "a home")
+EACH = [pytest.param(what, marks=[pytest.mark.slow] * (what in ALONE)) for what in LACKS]
+
+
+@pytest.mark.parametrize("what", EACH)
 def test_what_a_machine_lacks_costs_no_run_its_summary(
     repo: Path, tmp_path: Path, what: str
 ) -> None:

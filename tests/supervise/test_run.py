@@ -30,15 +30,29 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return start(tmp_path_factory.mktemp("straight") / "run", "reload=none")
 
 
+LONG = ("train.steps=40", "reload=none", "checkpoint.interval_steps=3")
+
+
+@pytest.fixture(scope="module")
+def long(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The run that others end like, which are harmed or interrupted on their way."""
+    return start(tmp_path_factory.mktemp("long") / "run", *LONG)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run that validates, reloads and learns."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    return start(folder, "train.steps=70", "train.val_interval_steps=35", "reload.interval_steps=8")
+
+
 def same_training(run: Run, other: Run) -> bool:
     digests = [r.summary["weights_sha256"] for r in (run, other)]
     return run.column("loss") == other.column("loss") and digests[0] == digests[1]
 
 
-def test_the_files_of_a_run(tmp_path: Path) -> None:
-    run = start(
-        tmp_path / "run", "train.steps=70", "train.val_interval_steps=35", "reload.interval_steps=8"
-    )
+def test_the_files_of_a_run(whole: Run) -> None:
+    run = whole
     assert run.result.exit_code == 0
     assert run.column("step") == list(range(1, 71))
     assert [row["step"] for row in run.rows if "val_loss" in row] == [35, 70]
@@ -76,13 +90,12 @@ def test_only_the_first_worker_tells_what_data_and_model_are(
     assert later == [(0, 0)] * 2
 
 
-def test_the_summary(tmp_path: Path) -> None:
-    run = start(tmp_path / "run", "reload=interval", "reload.interval_steps=2")
-    summary, rows = run.summary, run.rows
+def test_the_summary(whole: Run) -> None:
+    run, summary, rows = whole, whole.summary, whole.rows
     assert summary["state"] == "completed"
-    assert summary["steps"] == 6
+    assert summary["steps"] == 70
     assert summary["final_loss"] == rows[-1]["loss"]
-    assert summary["reloads"] == {"interval": 2}
+    assert summary["reloads"] == {"interval": 8}
     assert summary["peak_process_gb"] == max(run.column("memory/process_gb"))
     seconds = summary["seconds"]
     assert seconds["train"] == pytest.approx(sum(run.column("step_seconds")))
@@ -167,10 +180,8 @@ HARMS = {
 
 @pytest.mark.parametrize("cause", HARMS)
 def test_a_lost_worker_is_replaced_and_the_run_ends_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cause: str
+    tmp_path: Path, long: Run, monkeypatch: pytest.MonkeyPatch, cause: str
 ) -> None:
-    steps = ("reload=none", "checkpoint.interval_steps=3", "train.steps=20")
-    unharmed = start(tmp_path / "unharmed", *steps)
     harmed = []
 
     class Harmed(RunSupervisor):
@@ -181,24 +192,20 @@ def test_a_lost_worker_is_replaced_and_the_run_ends_the_same(
             super()._handle(record, worker)
 
     monkeypatch.setattr(experiment, "RunSupervisor", Harmed)
-    run = start(tmp_path / "run", *steps)
+    run = start(tmp_path / "run", *LONG)
     [died] = run.events("worker_died")
     assert died["cause"] == cause
     assert len(run.events("worker_started")) == 2
     assert not run.events("replay_mismatch")
-    assert same_training(run, unharmed)
+    assert same_training(run, long)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_run_is_resumed_to_the_same_end(
-    repo: Path, tmp_path: Path, number: signal.Signals, code: int
+    repo: Path, tmp_path: Path, long: Run, number: signal.Signals, code: int
 ) -> None:
-    steps = ("train.steps=40", "reload=none", "train.val_interval_steps=0")
     folder = tmp_path / "cut"
-    command = [
-        sys.executable, str(repo / "train.py"), *QUICK[:2], "train.batch_size=2", *steps,
-        f"hydra.run.dir={folder}",
-    ]  # fmt: skip
+    command = [sys.executable, str(repo / "train.py"), *QUICK, *LONG, f"hydra.run.dir={folder}"]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     for line in process.stdout:
@@ -219,7 +226,7 @@ def test_an_interrupted_run_is_resumed_to_the_same_end(
     assert resumed.returncode == 0
     assert cut.column("step") == list(range(1, 41))
     assert cut.column("time") == sorted(cut.column("time"))
-    assert same_training(cut, start(tmp_path / "straight", *steps))
+    assert same_training(cut, long)
 
 
 def test_a_diverged_run_stops_and_keeps_its_last_good_checkpoint(tmp_path: Path) -> None:

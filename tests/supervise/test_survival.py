@@ -212,8 +212,8 @@ def test_a_run_has_one_writer(cut: Run) -> None:
 
 
 def test_runs_that_start_together_share_what_they_make(repo: Path, tmp_path: Path) -> None:
-    """Four at once with an empty cache, and two of them want the same folder."""
-    folders = ["a", "b", "c", "c"]
+    """Three at once with an empty cache, and two of them want the same folder."""
+    folders = ["a", "b", "b"]
     overrides = [*QUICK, "train.steps=3", "reload=none"]
     command = [sys.executable, str(repo / "train.py"), *overrides]
     processes = [
@@ -226,11 +226,11 @@ def test_runs_that_start_together_share_what_they_make(repo: Path, tmp_path: Pat
     ]  # fmt: skip
     said = [process.communicate()[0] for process in processes]
     codes = [process.returncode for process in processes]
-    assert codes[:2] == [0, 0], said
-    assert sorted(codes[2:]) == [0, 2], said
+    assert codes[0] == 0, said
+    assert sorted(codes[1:]) == [0, 2], said
     assert "already holds a run" in said[codes.index(2)]
-    losses = [Run(tmp_path / name, Result(0)).column("loss") for name in "abc"]
-    assert losses.count(losses[0]) == 3
+    losses = [Run(tmp_path / name, Result(0)).column("loss") for name in "ab"]
+    assert losses[0] == losses[1]
 
 
 def edit(path: Path, old: str, new: str) -> None:

@@ -38,6 +38,7 @@ def done(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return new_sweep(
         tmp_path_factory.mktemp(request.param),
         *(f"hydra/launcher={request.param}", "fault=crash,none", "worker.max_restarts=0"),
+        "worker.threads=auto",
     )
 
 

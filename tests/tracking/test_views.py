@@ -10,12 +10,9 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from mlflow import MlflowClient
-from mlflow.entities import Run as MlflowRun
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tensorboard.plugins.hparams import metadata
 
 from lab import cli
 from lab.config.keys import Config
@@ -30,6 +27,12 @@ from tests.compared import write_config, write_sweep
 from tests.runs import Run, config_of, jsonl, start
 from tests.tracked import SUMMARY, make_config, make_reload, make_row
 from tests.tracking.test_wandb import history, read_back
+
+# Imported where they are used: they take seconds, of every process that only collects tests too.
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run as MlflowRun
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 Figures = dict[str, list[tuple[int, float]]]
 ORIGIN = Origin("abc", "a sweep", "")
@@ -67,6 +70,8 @@ def in_tensorboard(run_dir: Path, _: Path) -> Figures:
 
 
 def accumulated(run_dir: Path) -> EventAccumulator:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
     return EventAccumulator(str(run_dir), size_guidance={"scalars": 0, "tensors": 0}).Reload()
 
 
@@ -83,6 +88,8 @@ def in_mlflow(_: Path, outputs: Path) -> Figures:
 
 
 def mlflow_run(outputs: Path) -> tuple[MlflowClient, MlflowRun]:
+    from mlflow import MlflowClient
+
     client = MlflowClient((outputs / "mlruns").resolve().as_uri())
     experiments = [e.experiment_id for e in client.search_experiments() if e.name != "Default"]
     [run] = client.search_runs(experiments)
@@ -222,6 +229,8 @@ def test_a_tracker_that_fails_costs_one_line(
 
 
 def test_what_is_compared_and_how_it_ended_is_in_tensorboards_hparams(tmp_path: Path) -> None:
+    from tensorboard.plugins.hparams import metadata
+
     tracker = tracker_of(config_with("tensorboard"), tmp_path, tmp_path)
     tracker.log(make_row(1))
     tracker.event(make_reload(1))

@@ -44,13 +44,26 @@ def assert_same(one: Run, other: Run, last: int) -> None:
     assert one.state(last)["rng"] == other.state(last)["rng"]
 
 
-@pytest.fixture(scope="module", params=CASES)
+@pytest.fixture(scope="module")
 def straight(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
-    overrides = CASES[request.param].split()
+    overrides = [*CASES[request.param].split(), "worker.threads=auto"]
     return overrides, start(tmp_path_factory.mktemp("straight") / "run", *STRAIGHT, *overrides)
 
 
-@pytest.mark.parametrize("method", METHODS)
+# By process it is the same state that is saved and restored: one case of each adapter is enough,
+# the others are slow.
+BY_PROCESS = ("full-adamw", "lora-adamw", "dora-adam", "qlora-sgd")
+PAIRS = [
+    pytest.param(
+        case, method, id=f"{case}-{method}",
+        marks=[pytest.mark.slow] * (method == "process" and case not in BY_PROCESS),
+    )
+    for case in CASES
+    for method in METHODS
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("straight", "method"), PAIRS, indirect=["straight"])
 def test_reloads_change_nothing(straight, method: str, tmp_path: Path) -> None:
     overrides, expected = straight
     reloaded = start(tmp_path / "run", *METHODS[method], *overrides)
