@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from argparse import ArgumentParser, Namespace
 
 from lab.config.schema import ConfigError
@@ -15,7 +16,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(arguments: Namespace) -> int:
-    """Draw, and print where; of a sweep each run that has begun."""
+    """Draw, and print where; of a sweep each run that has begun. Return 1 if one could not be."""
     from lab.catalog.find import find_runs
     from lab.catalog.names import chosen
     from lab.explain.report import growth_note
@@ -29,8 +30,13 @@ def run(arguments: Namespace) -> int:
     begun = [run for run in runs if (run / "metrics.jsonl").is_file()]
     if not begun:
         raise ConfigError("run", folder, "holds no metrics.jsonl; give the folder of a run")
+    code = 0
     for run in begun:
-        print(plot_run(run, growth_note(run)))
-        if profile := plot_profile(run):
-            print(profile)
-    return 0
+        try:
+            drawn = [plot_run(run, growth_note(run)), plot_profile(run)]
+        except OSError as error:
+            print(f"cannot draw {run}: {error.strerror or error}", file=sys.stderr)
+            code = 1
+            continue
+        print(*filter(None, drawn), sep="\n")
+    return code
