@@ -34,7 +34,7 @@ from lab.config.keys import Config, dump
 from lab.config.schema import ConfigError
 from lab.records.claim import NewFolder, reserve
 from lab.tracking.closing import resume_command
-from lab.tracking.terminal import outlive_terminal
+from lab.tracking.terminal import outlive_terminal, write_nowhere
 
 if TYPE_CHECKING:
     from lab.sweep.lease import SweepLease
@@ -113,7 +113,10 @@ def _check_run(config: DictConfig) -> None:
 
 
 def _say_checked(lines: Sequence[str]) -> NoReturn:
-    print("\n".join(lines))
+    try:
+        print("\n".join(lines), flush=True)
+    except BrokenPipeError:
+        write_nowhere()
     raise SystemExit(0)
 
 
@@ -264,9 +267,13 @@ def app() -> int:
         check_flags(sys.argv[1:])
         _compose_once(sys.argv[1:])
         main()
+        sys.stdout.flush()
         code = _state.exit_code
     except KeyboardInterrupt:
         code = 130
+    except BrokenPipeError:  # `train.py --help | head`
+        write_nowhere()
+        code = _state.exit_code
     except SystemExit as left:
         if _state.lease is None:
             raise
