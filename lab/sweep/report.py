@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lab.compose.overrides import override_key, shown_value
 from lab.config.keys import Config
 from lab.sweep.index import Begun, SweepIndex, jobs_of, state_of, summary_of
-from lab.sweep.job import LOG_FILE
+from lab.sweep.job import LOG_FILE, last_words
 from lab.sweep.page import PageError, group_of, has_page, log_sweep, make_page
 from lab.sweep.scores import Scores, load_config
 from lab.tracking.closing import command, relative, resume_command
@@ -107,7 +107,8 @@ def _next_lines(
     opened = ways_to_open(config, folder, is_sweep=True) if config else []
     lines += [f"open     {line}" for line in opened]
     if failed:
-        lines.append(f"why      {relative(failed[0] / LOG_FILE)}")
+        why = last_words(failed[0])
+        lines.append(f"why      {relative(failed[0] / LOG_FILE)}" + (f": {why}" if why else ""))
     if unfinished:
         lines.append("resume   " + resume_command(folder))
     return lines
