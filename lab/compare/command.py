@@ -14,13 +14,12 @@ from lab.catalog.find import find_runs
 from lab.compare.advice import advice
 from lab.compare.comparison import Comparison, compare, format_setting
 from lab.compare.figure import draw
-from lab.compare.memory import WORDS
 from lab.compare.page import render
 from lab.compare.read import read_run
 from lab.compare.table import BEGAN, PEAK, TEST, heads, rows_of
 from lab.records.replace import check_replaceable, is_marked, replacing
 from lab.tracking.closing import relative
-from lab.tracking.text import short_names
+from lab.tracking.text import MEMORY_WORDS, short_names
 
 if TYPE_CHECKING:
     from polars import DataFrame
@@ -180,7 +179,7 @@ def _console_table(comparison: Comparison) -> Table:
     from rich.table import Table
 
     names = short_names(comparison.keys)[:TERMINAL_SETTINGS]
-    peak = f"{PEAK}, {WORDS[comparison.figure]}"
+    peak = f"{PEAK}, {MEMORY_WORDS[comparison.figure]}"
     tested = (TEST,) if comparison.is_tested else ()
     figures = ("steps", "final loss", *tested, peak, "reloads", "overhead", "tokens/s")
     texts = ("loss curve", *(("what grows", "its remedy") if comparison.is_explained else ()))
