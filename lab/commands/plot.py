@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 from argparse import ArgumentParser, Namespace
+from contextlib import suppress
+from pathlib import Path
 
 from lab.config.schema import ConfigError
 
@@ -30,6 +32,9 @@ def run(arguments: Namespace) -> int:
     begun = [run for run in runs if (run / "metrics.jsonl").is_file()]
     if not begun:
         raise ConfigError("run", folder, "holds no metrics.jsonl; give the folder of a run")
+    if not any(map(_is_readable, begun)):
+        unread = "holds neither a config.yaml nor a row that can be read"
+        raise ConfigError("run", folder, unread)
     code = 0
     for run in begun:
         try:
@@ -40,3 +45,19 @@ def run(arguments: Namespace) -> int:
             continue
         print(*filter(None, drawn), sep="\n")
     return code
+
+
+def _is_readable(run_dir: Path) -> bool:
+    """Whether anything in a run's files is as a run of this lab writes it; a new one is empty."""
+    from lab.config.keys import Config
+    from lab.records.rows import read_rows
+
+    rows = run_dir / "metrics.jsonl"
+    with suppress(OSError):
+        if not rows.stat().st_size or next(read_rows(run_dir), None) is not None:
+            return True
+    try:
+        Config.load(run_dir / "config.yaml")
+    except ConfigError:
+        return False
+    return True

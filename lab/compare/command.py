@@ -15,8 +15,9 @@ from lab.compare.advice import advice
 from lab.compare.comparison import Comparison, compare, format_setting
 from lab.compare.figure import draw
 from lab.compare.page import render
-from lab.compare.read import read_run
+from lab.compare.read import Run, read_run
 from lab.compare.table import BEGAN, PEAK, TEST, heads, rows_of
+from lab.config.schema import ConfigError
 from lab.records.replace import check_replaceable, is_marked, replacing
 from lab.tracking.closing import relative
 from lab.tracking.text import MEMORY_WORDS, short_names
@@ -61,6 +62,8 @@ def compare_runs(folders: Sequence[Path], *, as_csv: bool = False, opens: bool =
         check_replaceable(folder / name, is_own)
     made = datetime.now().astimezone()
     runs = [read_run(location) for location in found.locations]
+    if not any(run.settings or len(run.columns) or run.state == "running" for run in runs):
+        raise ConfigError("folder", folders[0], f"holds no run that can be read: {_why(runs[0])}")
     comparison = compare(runs, title=title, notes=found.notes)
     table = table_of(comparison)
     writers: dict[str, Callable[[Path], Any]] = {
@@ -87,6 +90,10 @@ def compare_runs(folders: Sequence[Path], *, as_csv: bool = False, opens: bool =
     if opens and not open_in_browser(folder / "compare.html"):
         print("open     there is no browser or display here; open the page yourself")
     return 0
+
+
+def _why(run: Run) -> str:
+    return "; ".join(run.problems)
 
 
 def open_in_browser(page: Path) -> bool:

@@ -90,6 +90,18 @@ def test_a_picture_that_finds_no_room_is_one_line(tmp_path, capsys):
     assert not list(tmp_path.glob("*.png"))
 
 
+@pytest.mark.parametrize("command", ["plot", "compare"])
+def test_a_folder_of_which_nothing_can_be_read_is_one_line(tmp_path, capsys, command):
+    for name in ("config.yaml", "metrics.jsonl"):
+        (tmp_path / name).write_bytes(bytes(range(256)) * 20)
+    assert lab.cli.main([command, str(tmp_path)]) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert len(told.err.splitlines()) == 1
+    assert "can be read" in told.err
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_half_a_last_line_nulls_and_other_rubbish_are_left_out(tmp_path):
     rows = [
         make_row(1),
