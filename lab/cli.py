@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ from importlib.metadata import version
 from lab.config.schema import ConfigError
 from lab.machine.probe import ProbeError
 from lab.protocol import TaskFailed
-from lab.tracking.terminal import outlive_terminal
+from lab.tracking.terminal import outlive_terminal, write_nowhere
 
 # Each is a module of lab/commands/, with `add_arguments` and `run`; only the one typed is imported.
 COMMANDS = {
@@ -57,7 +56,8 @@ def main(words: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=out)
     logging.raiseExceptions = False  # `lab reproduce | head` closes stdout: no tracebacks
     try:
-        return import_module(f"lab.commands.{name}").run(arguments)
+        code = import_module(f"lab.commands.{name}").run(arguments)
+        sys.stdout.flush()  # at exit Python would tell of a reader that has left
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
@@ -67,9 +67,9 @@ def main(words: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # `lab compare SWEEP | head`: the files are written already
-        # Python flushes stdout at exit, which would raise again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        write_nowhere()
         return 0
+    return code
 
 
 def _parsed(words: Sequence[str]) -> tuple[str, Namespace]:

@@ -34,7 +34,7 @@ from lab.config.keys import Config, dump
 from lab.config.schema import ConfigError
 from lab.records.claim import NewFolder, reserve
 from lab.tracking.closing import resume_command
-from lab.tracking.terminal import outlive_terminal
+from lab.tracking.terminal import outlive_terminal, write_nowhere
 
 if TYPE_CHECKING:
     from lab.sweep.lease import SweepLease
@@ -113,7 +113,10 @@ def _check_run(config: DictConfig) -> None:
 
 
 def _say_checked(lines: Sequence[str]) -> NoReturn:
-    print("\n".join(lines))
+    try:
+        print("\n".join(lines), flush=True)
+    except BrokenPipeError:
+        write_nowhere()
     raise SystemExit(0)
 
 
@@ -252,6 +255,18 @@ def resume_sweep(folder: Path, overrides: Sequence[str]) -> int:
     return app()
 
 
+def _ended_by(error: Exception) -> tuple[int, str]:
+    """Exit code and line of what ended the command; a run's folder goes where it has not begun."""
+    if _state.checked is not None:  # Hydra could not make its own files
+        folder = _state.checked.folder
+        error = folder.refused(error) if isinstance(error, OSError) else error
+        folder.give_back()
+    if _state.lease is not None and isinstance(error, OSError):
+        why = error.strerror or error
+        return 1, f"cannot write to {_state.lease.folder}: {why}; make room, then resume the sweep"
+    return explain(error, sys.argv[1:])
+
+
 def app() -> int:
     """Run the command line and return its exit code."""
     # Hydra prints its errors over several lines and exits 1; with this it raises them instead.
@@ -264,19 +279,21 @@ def app() -> int:
         check_flags(sys.argv[1:])
         _compose_once(sys.argv[1:])
         main()
+        sys.stdout.flush()
         code = _state.exit_code
     except KeyboardInterrupt:
         code = 130
+    except BrokenPipeError:  # `train.py --help | head`
+        write_nowhere()
+        code = _state.exit_code
     except SystemExit as left:
         if _state.lease is None:
             raise
         code = left.code if isinstance(left.code, int) else 1
     except Exception as error:
-        if _state.checked is not None:  # Hydra could not make its own files
-            _state.checked.folder.give_back()
+        code, line = _ended_by(error)
         if wanted == "1":
             raise
-        code, line = explain(error, sys.argv[1:])
         print(line, file=sys.stderr)
     if _state.lease is not None:
         from lab.sweep.local_ray import stop_ray

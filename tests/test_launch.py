@@ -171,3 +171,27 @@ def test_what_each_module_imports() -> None:
             check=True,
         )
         assert done.stdout.strip() == "", module
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [str(ROOT / "train.py"), "--help"],
+        [str(ROOT / "train.py"), "--check", "-m", "seed=1,2"],
+        ["-m", "lab.cli", "schema"],
+    ],
+)
+def test_a_reader_of_a_pipe_that_leaves_is_no_error(tmp_path: Path, words: list[str]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, *words],
+        cwd=tmp_path,
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        timeout=120,
+        check=False,
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert list(tmp_path.iterdir()) == []

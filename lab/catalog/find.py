@@ -14,7 +14,8 @@ from lab.records.files import RunBusy, check_idle, read_summary
 from lab.sweep.index import INDEX_FILE, Job, SweepIndex, jobs_of, state_of
 
 RUN_FILES = ("config.yaml", "metrics.jsonl")  # either makes a folder a run's
-SKIPPED_FOLDERS = ("checkpoints", "wandb")  # no runs in there
+SKIPPED_FOLDERS = ("checkpoints", "wandb", "mlruns")  # no runs in there
+STORE_FILE = "meta.yaml"  # of an experiment of MLflow's: in there are copies of runs' files
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def _locations(folder: Path, notes: list[str]) -> Iterator[RunLocation]:
         yield from _jobs(folder, notes)
     elif any((folder / name).is_file() for name in RUN_FILES):
         yield RunLocation(folder)
-    else:
+    elif not (folder / STORE_FILE).is_file():
         for child in sorted(_children(folder), key=_natural_key):
             yield from _locations(child, notes)
 

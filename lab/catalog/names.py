@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from lab.catalog.cache import list_entries
-from lab.catalog.entries import RESUMABLE, Entry, SweepEntry
+from lab.catalog.entries import RESUMABLE, Entry, RunEntry, SweepEntry
 from lab.config.schema import ConfigError
 from lab.tracking.text import clean
 
@@ -33,6 +33,11 @@ def add_folders(parser: ArgumentParser, count: str, what: str) -> None:
 
 def any_entry(_: Entry) -> bool:
     return True
+
+
+def is_run(entry: Entry) -> bool:
+    """Whether it is one run, for what takes no sweep."""
+    return isinstance(entry, RunEntry)
 
 
 def is_resumable(entry: Entry) -> bool:
@@ -83,7 +88,8 @@ def newest(count: int, may: Callable[[Entry], bool] = any_entry) -> list[Path]:
         raise ConfigError("--last", count, "must be at least 1")
     found = [entry.folder for entry in list_entries(OUTPUTS) if may(entry)][-count:]
     if not found:
-        what = "run or sweep" if may is any_entry else "run or sweep that it could go on with"
+        named = {any_entry: "run or sweep", is_run: "run of its own"}
+        what = named.get(may, "run or sweep that it could go on with")
         raise ConfigError("--last", "", f"no {what} is in {OUTPUTS}")
     return [_told(folder) for folder in found]
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from lab.catalog.find import RUN_FILES, SKIPPED_FOLDERS
+from lab.catalog.find import RUN_FILES, SKIPPED_FOLDERS, STORE_FILE
 from lab.sweep.index import INDEX_FILE, JOB_FILE
 
 
@@ -20,7 +20,7 @@ def walk(root: Path) -> Iterator[tuple[Path, bool]]:
             yield Path(folder), True
         elif is_run(names):
             yield Path(folder), False
-        else:
+        elif STORE_FILE not in names:
             waiting += children
 
 
@@ -32,7 +32,7 @@ def job_folders(sweep: Path) -> Iterator[Path]:
         names, children = _children(folder)
         if is_run(names) or JOB_FILE in names:
             yield Path(folder)
-        else:
+        elif STORE_FILE not in names:
             waiting += children
 
 

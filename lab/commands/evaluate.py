@@ -23,12 +23,12 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> int:
     """Evaluate, and print what was found."""
-    from lab.catalog.names import chosen
+    from lab.catalog.names import chosen, is_run
     from lab.data.sources import tested_on
     from lab.reproduce.reproduce import load_config
     from lab.supervise.task import run_task
 
-    folder = chosen(arguments.folder, last=arguments.last)
+    folder = chosen(arguments.folder, last=arguments.last, may=is_run)
     config = load_config(folder)
     if arguments.data is not None and arguments.valid:
         raise ConfigError("--data", arguments.data, "goes without --valid; give one of them")

@@ -19,10 +19,11 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(arguments: Namespace) -> int:
     """Explain a run, or each run of a sweep."""
     from lab.catalog.find import find_runs
-    from lab.catalog.names import chosen
+    from lab.catalog.names import any_entry, chosen, is_run
     from lab.explain.command import explain_one, explain_sweep
 
-    folder = chosen(arguments.folder, last=arguments.last)
+    may = is_run if arguments.measure else any_entry
+    folder = chosen(arguments.folder, last=arguments.last, may=may)
     if arguments.measure:
         from lab.reproduce.measure import measure
 

@@ -25,12 +25,12 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> int:
     """Fuse; return 1 where the folder cannot be written."""
-    from lab.catalog.names import chosen_first
+    from lab.catalog.names import chosen_first, is_run
     from lab.reproduce.reproduce import load_config
     from lab.supervise.task import run_task
     from lab.tracking.closing import command
 
-    folder, out = chosen_first(arguments.folder, arguments.out, last=arguments.last)
+    folder, out = chosen_first(arguments.folder, arguments.out, last=arguments.last, may=is_run)
     config = load_config(folder)
     if config.model.scratch is not None:
         lack = "reads bytes: it has no tokenizer, without which mlx-lm reads no folder"

@@ -28,11 +28,13 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> int:
     """Print the text as it comes; see :func:`lab.supervise.task.run_task` for failures."""
-    from lab.catalog.names import chosen_first
+    from lab.catalog.names import chosen_first, is_run
     from lab.reproduce.reproduce import load_config
     from lab.supervise.task import run_task
 
-    folder, words = chosen_first(arguments.folder, arguments.prompt, last=arguments.last)
+    folder, words = chosen_first(
+        arguments.folder, arguments.prompt, last=arguments.last, may=is_run
+    )
     typed = {"max_tokens": arguments.max_tokens, "temp": arguments.temp}
     sampling = from_words(Sampling, typed)
     prompt = " ".join(words)

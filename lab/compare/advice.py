@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from lab.compare.comparison import Comparison
 from lab.compare.lines import Line
-from lab.compare.memory import WORDS, Limit, limits_of
+from lab.compare.memory import Limit, limits_of
+from lab.tracking.text import MEMORY_WORDS
 
 ALIKE = 0.02  # by which the memory of two processes differs that do the same
 
@@ -32,7 +33,7 @@ class Judgement:
 
     @property
     def margin(self) -> str:
-        word = WORDS[self.limit.figure]
+        word = MEMORY_WORDS[self.limit.figure]
         return f"its {word} memory peaks at {self.limit_peak:.3f} GB"
 
 
@@ -92,7 +93,7 @@ def _none_needed(free: list[Judgement]) -> str:
     near = max(free, key=lambda j: j.limit_peak / j.limit.gb)
     runs = sum(len(j.line.entries) for j in free)
     those = f"all {runs} runs" if runs > 1 else "the run"
-    word = WORDS[near.limit.figure]
+    word = MEMORY_WORDS[near.limit.figure]
     return (
         f"No reload is needed: {those} without any stay{'' if runs > 1 else 's'} within the "
         f"{near.limit.said} ({word} memory peaks at {near.limit_peak:.3f} GB)."
@@ -105,6 +106,7 @@ def _lower(judged: list[Judgement], figure: str, chosen: Judgement) -> str:
     if low.peak > (1 - ALIKE) * chosen.peak:
         return ""
     return (
-        f" Memory is lowest with {low.line.name}: a {WORDS[figure]} peak of {low.peak:.3f} GB, "
-        f"not {chosen.peak:.3f}, for {low.overhead:.1%} overhead, not {chosen.overhead:.1%}."
+        f" Memory is lowest with {low.line.name}: {MEMORY_WORDS[figure]} peaks at "
+        f"{low.peak:.3f} GB, not {chosen.peak:.3f}, for {low.overhead:.1%} overhead, "
+        f"not {chosen.overhead:.1%}."
     )

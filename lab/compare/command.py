@@ -14,13 +14,13 @@ from lab.catalog.find import find_runs
 from lab.compare.advice import advice
 from lab.compare.comparison import Comparison, compare, format_setting
 from lab.compare.figure import draw
-from lab.compare.memory import WORDS
 from lab.compare.page import render
-from lab.compare.read import read_run
+from lab.compare.read import Run, read_run
 from lab.compare.table import BEGAN, PEAK, TEST, heads, rows_of
+from lab.config.schema import ConfigError
 from lab.records.replace import check_replaceable, is_marked, replacing
 from lab.tracking.closing import relative
-from lab.tracking.text import short_names
+from lab.tracking.text import MEMORY_WORDS, short_names
 
 if TYPE_CHECKING:
     from polars import DataFrame
@@ -62,6 +62,8 @@ def compare_runs(folders: Sequence[Path], *, as_csv: bool = False, opens: bool =
         check_replaceable(folder / name, is_own)
     made = datetime.now().astimezone()
     runs = [read_run(location) for location in found.locations]
+    if not any(run.settings or len(run.columns) or run.state == "running" for run in runs):
+        raise ConfigError("folder", folders[0], f"holds no run that can be read: {_why(runs[0])}")
     comparison = compare(runs, title=title, notes=found.notes)
     table = table_of(comparison)
     writers: dict[str, Callable[[Path], Any]] = {
@@ -88,6 +90,10 @@ def compare_runs(folders: Sequence[Path], *, as_csv: bool = False, opens: bool =
     if opens and not open_in_browser(folder / "compare.html"):
         print("open     there is no browser or display here; open the page yourself")
     return 0
+
+
+def _why(run: Run) -> str:
+    return "; ".join(run.problems)
 
 
 def open_in_browser(page: Path) -> bool:
@@ -180,7 +186,7 @@ def _console_table(comparison: Comparison) -> Table:
     from rich.table import Table
 
     names = short_names(comparison.keys)[:TERMINAL_SETTINGS]
-    peak = f"{PEAK}, {WORDS[comparison.figure]}"
+    peak = f"{PEAK}, {MEMORY_WORDS[comparison.figure]}"
     tested = (TEST,) if comparison.is_tested else ()
     figures = ("steps", "final loss", *tested, peak, "reloads", "overhead", "tokens/s")
     texts = ("loss curve", *(("what grows", "its remedy") if comparison.is_explained else ()))

@@ -13,7 +13,7 @@ from lab.compare.comparison import Comparison, clipped
 from lab.compare.line_traces import BAND_OPACITY, RIBBONS
 from lab.compare.lines import Line
 from lab.compare.losses import agreement
-from lab.compare.memory import TITLES, WORDS, memory_gb, threshold_of
+from lab.compare.memory import TITLES, memory_gb, threshold_of
 from lab.compare.palette import BY_RUN, MANY, Palette, dashes, palettes
 from lab.compare.scales import TIME_UNITS, first_loss, memory_ranges, near_limits, time_unit
 from lab.compare.traces import drawn_lines, pareto_staircase
@@ -21,6 +21,7 @@ from lab.plots.columns import Columns
 from lab.plots.curves import Curve, Values, thinned
 from lab.plots.style import INK, MUTED, titled
 from lab.records.replace import MARK
+from lab.tracking.text import MEMORY_WORDS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -67,7 +68,7 @@ class _Charts:
 
     def draw(self) -> None:
         comparison, figure = self._comparison, self._comparison.figure
-        word = WORDS[figure]
+        word = MEMORY_WORDS[figure]
         panels = (
             (self._over_steps, TITLES[figure], "step", "GB of 2³⁰ bytes"),
             (self._over_time, f"{TITLES[figure]}, over time", f"time ({self._unit})", ""),

@@ -11,14 +11,6 @@ from lab.plots.curves import Values
 
 FIGURES = ("process", "mlx", "active", "cache", "peak")
 
-# One word for one figure, wherever it is shown.
-WORDS = {
-    "process": "process",
-    "mlx": "MLX",
-    "active": "MLX active",
-    "cache": "MLX cache",
-    "peak": "MLX within steps",
-}
 TITLES = {
     "process": "Memory of the process",
     "mlx": "MLX memory, active + cache",

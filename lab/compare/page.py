@@ -12,14 +12,14 @@ from typing import Any
 from lab.compare.advice import advice
 from lab.compare.comparison import Comparison
 from lab.compare.layout import layout, places
-from lab.compare.memory import FIGURES, TITLES, WORDS
+from lab.compare.memory import FIGURES, TITLES
 from lab.compare.palette import palettes
 from lab.compare.scales import LOSSES, axis_ends, first_loss, memory_ranges, near_limits, time_unit
 from lab.compare.table import heads, rows_of
 from lab.compare.trace import Pool, escaped
 from lab.compare.traces import traces_of
 from lab.records.replace import MARK
-from lab.tracking.text import short_names
+from lab.tracking.text import MEMORY_WORDS, short_names
 
 THEMES = ("auto", "light", "dark")
 
@@ -82,7 +82,7 @@ def _data(comparison: Comparison, colours: dict[str, tuple[str, ...]]) -> dict[s
         "traces": [trace.packed(pool) for trace in traces],
         "arrays": pool.arrays(),
         "titles": TITLES,
-        "words": WORDS,
+        "words": MEMORY_WORDS,
         "far": {figure: _far(comparison, figure) for figure in FIGURES},
         "room": memory_ranges(comparison),
         "last": axis_ends(comparison),

@@ -13,13 +13,13 @@ from statistics import fmean
 
 from lab.compare.comparison import Comparison
 from lab.compare.lines import REPEATING, Entry
-from lab.compare.memory import FIGURES, WORDS
-from lab.tracking.text import clean, duration, number, short_names
+from lab.compare.memory import FIGURES
+from lab.tracking.text import MEMORY_WORDS, clean, duration, number, short_names
 
 PEAK, MEAN = "peak GB", "mean GB"  # of the chosen memory, whose word follows
 TEST = "test loss"  # shown where a run has one
 FIGURE_HEADS = (
-    "state", "steps", PEAK, f"{PEAK}, {WORDS['peak']}", MEAN, "slope MB/step", "reloads",
+    "state", "steps", PEAK, f"{PEAK}, {MEMORY_WORDS['peak']}", MEAN, "slope MB/step", "reloads",
     "overhead", "tokens/s", "time", "final loss", TEST, "loss curve",
 )  # fmt: skip
 EXPLAINED_HEADS = ("what grows", "held by", "its remedy")
@@ -67,7 +67,7 @@ def heads(comparison: Comparison) -> list[tuple[str, str, str]]:
     names = short_names(comparison.keys)
     shown = (head for head in FIGURE_HEADS if head != TEST or comparison.is_tested)
     figures = (*shown, *(EXPLAINED_HEADS if comparison.is_explained else ()))
-    word = WORDS[comparison.figure]
+    word = MEMORY_WORDS[comparison.figure]
     return [
         *((name, key, "") for name, key in zip(names, comparison.keys, strict=True)),
         *((f"{n}, {word}", n, n) if n in (PEAK, MEAN) else (n, n, "") for n in figures),

@@ -54,7 +54,6 @@ def claim_folder(config: DictConfig, kind: Literal["run", "sweep"]) -> NewFolder
 
     Raises:
         ConfigError: the folder holds a file of this lab's names, or cannot be made.
-        OSError: the disk has no room.
     """
     node, key = config.hydra[kind], f"hydra.{kind}.dir"
     by_clock = "${now:" in str(OmegaConf.to_container(node, resolve=False)["dir"])  # type: ignore[index]

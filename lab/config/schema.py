@@ -81,7 +81,7 @@ def _allowed(metadata: Any) -> str:
     if metadata.get("choices"):
         return "one of " + ", ".join(metadata["choices"])
     words = [
-        f"{name.replace('_', ' ')} {metadata[name]:g}"
+        f"{name.replace('_', ' ')} {metadata[name]:.15g}"
         for name in ("at_least", "above", "at_most")
         if metadata.get(name) is not None
     ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Sequence
 from contextlib import suppress
@@ -23,7 +22,6 @@ SWEEP_FILES = (
     *("multirun.yaml", "optimization_results.yaml"),  # Hydra's
 )
 LAB_FILES = (*SWEEP_FILES, *RUN_FILES)
-DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EIO)  # no mistake of the user's
 
 
 @dataclass
@@ -47,7 +45,6 @@ class NewFolder:
 
         Raises:
             ConfigError: it is there, or cannot be written. The folder is given back.
-            OSError: the disk has no room. The folder is given back.
         """
         try:
             with (self.path / name).open("x", encoding="utf-8") as file:
@@ -65,7 +62,7 @@ class NewFolder:
                 too when the folder is given back.
 
         Raises:
-            ConfigError, OSError: as :meth:`create`.
+            ConfigError: as :meth:`create`.
         """
         self.create("config.yaml", config)  # decides who has the folder
         for name in ("metrics.jsonl", "events.jsonl"):
@@ -74,6 +71,11 @@ class NewFolder:
         self.folders[:0] = [folder for folder in above if not folder.exists()]
         self.files += later
         return self
+
+    def refused(self, error: OSError) -> ConfigError:
+        """Give it back, and say why: whoever was to write into it could not."""
+        self.give_back()
+        return _refusal(self.key, self.path, error)
 
     def give_back(self) -> None:
         """Remove what this process made, and nothing else; folders only where they are empty."""
@@ -95,7 +97,6 @@ def reserve(
 
     Raises:
         ConfigError: the folder holds one of the names, or cannot be made.
-        OSError: the disk has no room.
     """
     absolute = Path(os.path.abspath(path))  # noqa: PTH100 - links stay as they were typed
     try:
@@ -125,11 +126,9 @@ def _taken(key: str, folder: Path, name: str) -> ConfigError:
     return ConfigError(key, folder, f"already holds {what}; choose another folder")
 
 
-def _refusal(key: str, folder: Path, error: OSError, name: str = "") -> Exception:
+def _refusal(key: str, folder: Path, error: OSError, name: str = "") -> ConfigError:
     if isinstance(error, FileExistsError) and name:
         return _taken(key, folder, name)
-    if error.errno in DISK_TROUBLE:
-        return error
     is_file = isinstance(error, FileExistsError)
     why = "is a file" if is_file else f"cannot be written: {error.strerror}"
     return ConfigError(key, folder, f"{why}; choose another folder")

@@ -12,13 +12,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from lab.config.schema import ConfigError
 from lab.machine import process
 from lab.records.rows import METRIC_KEYS, decode, encode, finite
 
 Row = dict[str, Any]
+ROW_BEGINS, EVENT_BEGINS = b'{"step": ', b'{"event": '  # how each line of a file begins
 
 
 class MetricsLost(RuntimeError):  # noqa: N818
@@ -77,13 +78,8 @@ class JsonLinesWriter:
         try:
             with os.fdopen(os.dup(self._fd), "rb") as file:
                 file.seek(0)
-                for number, line in enumerate(file, 1):
-                    row = decode(line)
-                    if row is None or not is_own(row, number):
-                        if not _is_cut(line + file.read(), begins):
-                            raise _not_a_row(self.path, number, line)
-                        break
-                    self._size += len(line)
+                for row, size in _whole_rows(file, self.path, is_own, begins):
+                    self._size += size
                     yield row
         except OSError as error:
             raise MetricsLost(self.path, error) from error
@@ -175,10 +171,10 @@ class RunFiles:
             raise
 
     def _read_earlier(self) -> None:
-        self.earlier = list(self._events.recover(_is_event, b'{"event": '))
+        self.earlier = list(self._events.recover(_is_event, EVENT_BEGINS))
         last = self.earlier[-1] if self.earlier else {}
         times = [last.get("time")]
-        for row in self._metrics.recover(_is_row_of_step, b'{"step": '):
+        for row in self._metrics.recover(_is_row_of_step, ROW_BEGINS):
             self._losses.append(_loss(row))
             times[1:] = [row.get("time")]
         for file in (self._events, self._metrics):  # once both are known to be the lab's own
@@ -292,6 +288,36 @@ def check_idle(run_dir: Path) -> None:
             if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
                 raise RunBusy(run_dir) from error
             # Without locks nobody can say.
+
+
+def check_lines(run_dir: Path) -> None:
+    """Check the rows and events of a run that no process has; half a last line is none.
+
+    Raises:
+        ConfigError: a line is not one that this lab wrote.
+        OSError: a file cannot be read.
+    """
+    for name, is_own, begins in (
+        ("metrics.jsonl", _is_row_of_step, ROW_BEGINS),
+        ("events.jsonl", _is_event, EVENT_BEGINS),
+    ):
+        path = run_dir / name
+        with suppress(FileNotFoundError), path.open("rb") as file:
+            for _ in _whole_rows(file, path, is_own, begins):
+                pass
+
+
+def _whole_rows(
+    file: IO[bytes], path: Path, is_own: Callable[[Row, int], bool], begins: bytes
+) -> Iterator[tuple[Row, int]]:
+    """The rows of a file with the bytes of each, as :meth:`JsonLinesWriter.recover` reads them."""
+    for number, line in enumerate(file, 1):
+        row = decode(line)
+        if row is None or not is_own(row, number):
+            if not _is_cut(line + file.read(), begins):
+                raise _not_a_row(path, number, line)
+            return
+        yield row, len(line)
 
 
 def _loss(row: Mapping[str, object]) -> float:

@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -203,6 +204,8 @@ class RunSupervisor:
                 elif self._knows_device and self._budget_metric == "process":
                     self._keep_budget(worker, worker.memory_gb(), after_step=False)
             end = worker.close()
+            if signals.killed_by and end.outcome is Outcome.FAILED:
+                end = replace(end, cause=f"ended at once by the second {signals.killed_by}")
             stopped = signals.received and not worker.is_ready and end.outcome is Outcome.FAILED
             return WorkerExit(Outcome.STOPPED) if stopped else end
         except BaseException:

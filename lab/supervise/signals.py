@@ -21,6 +21,7 @@ class StopSignals:
     Attributes:
         exit_code: None until a signal came; then 130 for SIGINT, else 143.
         received_at: when the first one came, by ``time.monotonic``.
+        killed_by: the second one, ``Ctrl-C`` or ``SIGTERM``, where a worker was killed for it.
     """
 
     HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -28,6 +29,7 @@ class StopSignals:
     def __init__(self) -> None:
         self.exit_code: int | None = None
         self.received_at = math.inf
+        self.killed_by = ""
         self._worker: WorkerProcess | None = None
         self._previous: dict[signal.Signals, Any] = {}
 
@@ -59,6 +61,7 @@ class StopSignals:
         self.received_at = min(self.received_at, time.monotonic())
         if self._worker is not None:
             if kills:
+                self.killed_by = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
                 self._worker.kill()
             else:
                 self._worker.send(Command.STOP)

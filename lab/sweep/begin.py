@@ -28,7 +28,6 @@ def begin_sweep(config: DictConfig, *, resuming: bool) -> SweepLease:
     Raises:
         ConfigError, SweepError: a job is impossible, the folder is taken or cannot be written, or
             the sweep runs in another process.
-        OSError: the disk has no room.
     """
     folder = Path(config.hydra.sweep.dir)
     index, subfolders = _checked(config, resuming=resuming)
@@ -48,7 +47,7 @@ def check_sweep(config: DictConfig) -> list[str]:
         What would be run, a line for each job, and where.
 
     Raises:
-        ConfigError, SweepError, OSError: as :func:`begin_sweep`.
+        ConfigError, SweepError: as :func:`begin_sweep`.
     """
     index, subfolders = _checked(config, resuming=False)
     new = _claimed(config, subfolders)

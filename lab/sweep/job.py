@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from threading import Thread
@@ -28,9 +28,12 @@ from lab.machine.machine import Machine
 from lab.machine.probe import know_machine, probe_machine
 from lab.sweep.index import SweepIndex, this_host
 from lab.sweep.lease import is_leased, mark_alive
+from lab.tracking.closing import ERROR
+from lab.tracking.text import clean
 
 POLL_SECONDS = 0.2
 LOG_FILE = "train.log"
+TAIL_BYTES = 1 << 14  # of the log: its last lines
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 log = logging.getLogger("lab")
@@ -116,6 +119,18 @@ def run_in_subprocess(
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def last_words(folder: Path) -> str:
+    """What a job's log ends with: its run's error, its headline, or what it was refused with."""
+    with suppress(OSError), (folder / LOG_FILE).open("rb") as file:
+        file.seek(max(file.seek(0, os.SEEK_END) - TAIL_BYTES, 0))
+        for line in reversed(file.read().decode(errors="replace").splitlines()):
+            if line.startswith(ERROR):
+                return clean(line.removeprefix(ERROR))
+            if line and not line.startswith("  "):  # no other detail of the run's end
+                return clean(line)
+    return ""
 
 
 # --- The child ----------------------------------------------------------------------------------

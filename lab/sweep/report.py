@@ -8,20 +8,22 @@ from typing import TYPE_CHECKING, Any
 
 from lab.compose.overrides import override_key, shown_value
 from lab.config.keys import Config
+from lab.records.rows import metric_gb, plausible, read_rows
 from lab.sweep.index import Begun, SweepIndex, jobs_of, state_of, summary_of
-from lab.sweep.job import LOG_FILE
+from lab.sweep.job import LOG_FILE, last_words
 from lab.sweep.page import PageError, group_of, has_page, log_sweep, make_page
 from lab.sweep.scores import Scores, load_config
 from lab.tracking.closing import command, relative, resume_command
 from lab.tracking.folders import outputs_of
 from lab.tracking.opening import ways_to_open
 from lab.tracking.queued import FINISH_SECONDS
-from lab.tracking.text import duration, number, short_names
+from lab.tracking.text import MEMORY_WORDS, duration, number, short_names
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 FIGURE_COLUMNS = ("loss", "peak GB", "reloads", "overhead", "tokens/s", "time")
+DECIDING = ("reload", "reload.metric", "reload.policy", "experiment")  # of the memory watched
 
 
 def close_sweep(folder: Path, exit_code: int) -> int:
@@ -59,7 +61,9 @@ def _table(index: SweepIndex, begun: Begun, states: Mapping[int, str], scores: S
     from rich.table import Table
 
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
-    columns = (*FIGURE_COLUMNS, "objective") if scores.name else FIGURE_COLUMNS
+    watched = _watched(index, [path for _, path in begun.values()])
+    heads = (f"{n}, {MEMORY_WORDS[watched]}" if n == "peak GB" else n for n in FIGURE_COLUMNS)
+    columns = (*heads, "objective") if scores.name else tuple(heads)
     for name in ("job", *short_names(index.swept), "state", *columns):
         table.add_column(name, justify="right" if name in ("job", *columns) else "left")
     for n, state in states.items():
@@ -67,7 +71,8 @@ def _table(index: SweepIndex, begun: Begun, states: Mapping[int, str], scores: S
         values = _values(job.overrides if job else index.jobs[n])
         swept = [values.get(key, "") for key in index.swept]
         summary = summary_of(path) if path and state != "running" else {}
-        figures = _figures(summary) + ([scores.cell(n)] if scores.name else [])
+        peak = _peak_gb(path, summary, watched) if path else None
+        figures = _figures(summary, peak) + ([scores.cell(n)] if scores.name else [])
         table.add_row(str(n), *swept, state, *figures)
     return table
 
@@ -76,11 +81,27 @@ def _values(overrides: Sequence[str]) -> dict[str, str]:
     return {override_key(o): shown_value(o) for o in overrides}
 
 
-def _figures(summary: Mapping[str, Any]) -> list[str]:
+def _watched(index: SweepIndex, folders: Sequence[Path]) -> str:
+    """The memory that all policies of a sweep watch; the process's where they differ or none is."""
+    differ = any(key in index.swept for key in DECIDING)  # all configs take 40 ms each
+    configs = filter(None, map(load_config, folders if differ else folders[:1]))
+    metrics = {c.reload.metric for c in configs if c.reload.policy != "none"}
+    return metrics.pop() if len(metrics) == 1 else "process"
+
+
+def _peak_gb(folder: Path, summary: Mapping[str, Any], watched: str) -> float | None:
+    """The highest that a job's watched memory was after a step, in GB."""
+    if watched == "process" or not summary:
+        return plausible(summary.get("peak_process_gb"))
+    found = (metric_gb(row, watched) for row in read_rows(folder))
+    return max((gb for gb in found if gb is not None), default=None)
+
+
+def _figures(summary: Mapping[str, Any], peak_gb: float | None) -> list[str]:
     reloads, seconds = summary.get("reloads") or {}, summary.get("seconds") or {}
     return [
         number(summary.get("final_loss"), ".4f"),
-        number(summary.get("peak_process_gb"), ".3f"),
+        number(peak_gb, ".3f"),
         str(sum(reloads.values())) if summary else "-",
         number(summary.get("overhead_fraction"), ".1%"),
         number(summary.get("tokens_per_second"), ",.0f"),
@@ -107,7 +128,8 @@ def _next_lines(
     opened = ways_to_open(config, folder, is_sweep=True) if config else []
     lines += [f"open     {line}" for line in opened]
     if failed:
-        lines.append(f"why      {relative(failed[0] / LOG_FILE)}")
+        why = last_words(failed[0])
+        lines.append(f"why      {relative(failed[0] / LOG_FILE)}" + (f": {why}" if why else ""))
     if unfinished:
         lines.append("resume   " + resume_command(folder))
     return lines

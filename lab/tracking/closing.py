@@ -18,6 +18,7 @@ HEADLINES = {
     "budget_exceeded": "run stopped: memory budget exceeded",
     "failed": "run failed",
 }
+ERROR = f"  {'error':<8} "  # how the line of a run's error begins
 
 
 def format_summary(

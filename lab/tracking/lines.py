@@ -38,12 +38,13 @@ class PlainProgress:
         self._budget_gb = config.memory.budget_gb
         self._first: tuple[int, float] | None = None
         self._replay_first: tuple[int, float] | None = None
-        self._val_loss: object = None
+        self._validated: tuple[int, object] | None = None
         self._twentieth = -1
         self._seen: set[str] = set()
 
     def log(self, row: Mapping[str, Any]) -> None:
-        self._val_loss = row.get("val_loss", self._val_loss)
+        if "val_loss" in row:
+            self._validated = (row["step"], row["val_loss"])
         self._replay_first = None
         if self._first is None:
             self._first = (row["step"], row["time"])
@@ -81,6 +82,7 @@ class PlainProgress:
         twentieth = step * PLAIN_LINES // self._steps
         if twentieth != self._twentieth:
             self._twentieth = twentieth
+            self._validated = None  # each is told once
             self._say(f"step {step:>{len(str(self._steps))}}/{self._steps}  " + joined(status))
 
     def _say(self, line: str) -> None:
@@ -91,13 +93,18 @@ class PlainProgress:
         assert self._first is not None
         parts = {
             "loss": f"loss {number(row.get('loss'), '.4f')}",
-            "validation": f"val {number(self._val_loss, '.4f')}",
+            "validation": self._validation(row["step"]),
             "speed": f"{number(row.get('tokens_per_second'), ',.0f')} tok/s",
             "memory": self._memory(row),
             "reloads": f"reloads {row.get('reload/count') or 0}",
             "left": f"{duration(_seconds_left(row, self._first, self._steps))} left",
         }
-        return parts if self._val_loss is not None else without(parts, "validation")
+        return parts if self._validated is not None else without(parts, "validation")
+
+    def _validation(self, step: int) -> str:
+        """The latest validation loss, with its step where that is an earlier one."""
+        of_step, loss = self._validated or (step, None)
+        return f"val {number(loss, '.4f')}" + f" (step {of_step})" * (of_step != step)
 
     def _replay_status(
         self, row: Mapping[str, Any], first: tuple[int, float], last_step: int

@@ -8,6 +8,7 @@ from lab.config.units import MB
 from lab.records.profile import Part, Profile
 
 GAP = "  "
+OF_MODULES = "  of modules: kept by all of a kind, peak of one"
 HEADS = ("ms", "share", "kept MB", "peak MB")
 
 
@@ -21,7 +22,10 @@ def profile_table(profile: Profile) -> str:
         GAP.join([name.ljust(widths[0]), *map(str.rjust, cells, widths[1:])])
         for name, *cells in rows
     ]
-    return "\n".join([*(line.rstrip() for line in lines), f"  {'; '.join(profile.slowness())}"])
+    notes = [OF_MODULES] if profile.modules else []
+    return "\n".join(
+        [*(line.rstrip() for line in lines), *notes, f"  {'; '.join(profile.slowness())}"]
+    )
 
 
 def _rows(profile: Profile) -> Iterator[tuple[str, ...]]:

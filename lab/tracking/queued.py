@@ -51,6 +51,7 @@ class QueuedTracker:
     Arguments:
         run_dir: what its files hold now is for :meth:`_past_rows`, what follows for the queue.
         finish_seconds: how long ``close`` waits for the tool.
+        is_training: the run goes on meanwhile, which a failure is told with.
 
     Attributes:
         label: the tool's name, in messages.
@@ -59,10 +60,15 @@ class QueuedTracker:
     label: str
 
     def __init__(
-        self, config: Config, *, run_dir: Path, finish_seconds: float = FINISH_SECONDS
+        self,
+        config: Config,
+        *,
+        run_dir: Path,
+        finish_seconds: float = FINISH_SECONDS,
+        is_training: bool = True,
     ) -> None:
         self._config, self._run_dir = config, run_dir
-        self._finish_seconds = finish_seconds
+        self._finish_seconds, self._is_training = finish_seconds, is_training
         self._past = [
             (path, _size(path)) for path in (run_dir / "metrics.jsonl", run_dir / "events.jsonl")
         ]
@@ -109,7 +115,9 @@ class QueuedTracker:
             self._track()
         except BaseException as error:  # noqa: BLE001  no tool ends a run
             self._problem = one_line(error)
-            log.warning("%s failed, training goes on without it: %s", self.label, self._problem)
+            if self._is_training:
+                what = "failed, training goes on without it"
+                log.warning("%s %s: %s", self.label, what, self._problem)
             self._clean_up()
 
     def _track(self) -> None:

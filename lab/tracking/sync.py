@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from lab.config.keys import Config
-from lab.records.files import check_idle, read_summary
+from lab.records.files import check_idle, check_lines, read_summary
 from lab.records.origin import Origin
 from lab.tracking.folders import outputs_of, wandb_folder
 from lab.tracking.wandb import WandbTracker
@@ -29,7 +29,8 @@ def rebuild(run_dir: Path, more: Mapping[str, object]) -> Path:
         Its folder, which ``wandb sync`` uploads.
 
     Raises:
-        ConfigError: the folder is not a run's, or the run is still going on.
+        ConfigError: the folder is not a run's, or the run is still going on, or a line of its
+            files is not this lab's.
         SyncError: W&B failed.
     """
     tracker, folder = _track(run_dir, more, "offline")
@@ -51,7 +52,8 @@ def send(run_dir: Path, more: Mapping[str, object]) -> str:
         Its address.
 
     Raises:
-        ConfigError: the folder is not a run's, or the run is still going on.
+        ConfigError: the folder is not a run's, or the run is still going on, or a line of its
+            files is not this lab's.
         SyncError: W&B failed.
     """
     return _track(run_dir, more, "online")[0].url
@@ -61,6 +63,7 @@ def _track(run_dir: Path, more: Mapping[str, object], mode: str) -> tuple[WandbT
     """Hand a run's files to W&B; return the tracker and W&B's folder."""
     config, origin = Config.load(run_dir / "config.yaml"), Origin.of(run_dir)
     check_idle(run_dir)
+    check_lines(run_dir)
     summary, outputs = read_summary(run_dir), outputs_of(run_dir)
     config = replace(config, tracker=replace(config.tracker, mode=mode))
     tracker = WandbTracker(
@@ -69,6 +72,7 @@ def _track(run_dir: Path, more: Mapping[str, object], mode: str) -> tuple[WandbT
         run_dir=run_dir,
         origin=origin,
         finish_seconds=FINISH_SECONDS,
+        is_training=False,
     )
     problems = tracker.close({**summary, **more}, 0 if summary.get("state") == "completed" else 1)
     if problems:

@@ -19,6 +19,16 @@ def outlive_terminal() -> None:
     sys.stdout, sys.stderr = _lasting(sys.stdout), _lasting(sys.stderr)
 
 
+def write_nowhere() -> None:
+    """Lose what is printed from now on: the reader of the pipe has left, as ``head`` does.
+
+    Python flushes the standard output at exit, which would raise again.
+    """
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
 def _lasting(stream: TextIO) -> TextIO:
     if not isinstance(stream, io.TextIOWrapper) or not stream.isatty():
         return stream

@@ -6,6 +6,15 @@ from collections.abc import Sequence
 
 from lab.config.units import GB, MB
 
+# One word for one figure, wherever it is shown.
+MEMORY_WORDS = {
+    "process": "process",
+    "mlx": "MLX",
+    "active": "MLX active",
+    "cache": "MLX cache",
+    "peak": "MLX within steps",
+}
+
 
 def number(value: object, form: str) -> str:
     """Format a number; ``-`` for anything else."""

@@ -46,6 +46,7 @@ class WandbTracker(QueuedTracker):
         origin: its run id is the W&B run's too, over resumes.
         overrides: from the command line; without a ``name=`` among them ``WANDB_NAME`` wins.
         finish_seconds: how long ``close`` waits for W&B.
+        is_training: the run goes on meanwhile.
 
     Attributes:
         run_id: W&B's and the run's own.
@@ -63,12 +64,15 @@ class WandbTracker(QueuedTracker):
         origin: Origin,
         overrides: list[str] | None = None,
         finish_seconds: float = FINISH_SECONDS,
+        is_training: bool = True,
     ) -> None:
         self._outputs = outputs.resolve()
         self._origin = origin
         self.run_id, self.url = origin.run_id, ""
         self._named = any(text.startswith("name=") for text in overrides or [])
-        super().__init__(config, run_dir=run_dir, finish_seconds=finish_seconds)
+        super().__init__(
+            config, run_dir=run_dir, finish_seconds=finish_seconds, is_training=is_training
+        )
 
     def close(self, summary: Mapping[str, object], exit_code: int) -> list[str]:
         """Finish the W&B run; return its problems. Waits at most ``finish_seconds``."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from lab.catalog.cache import cache_file, list_entries
 from lab.catalog.entries import FILES, STATES, RunEntry, read_run, stamp_of
+from lab.catalog.find import find_runs
 from lab.catalog.listing import table
 from lab.cli import main
 from lab.records.files import RunFiles
@@ -64,6 +66,22 @@ def test_the_loss_of_test_data_is_shown_where_a_run_has_one(
     assert tested.split()[4:6] == ["0.2500", "1.2500"]
     assert other.split()[4:6] == ["0.2500", "-"]
     assert listed(capsys)[2]["jobs"][1]["test_loss"] == 1.25
+
+
+@pytest.mark.parametrize("store", ["mlruns", "of_my_own"])
+def test_the_copies_of_runs_files_in_a_store_of_mlflow_are_no_runs(
+    outputs: Path, capsys: pytest.CaptureFixture[str], store: str
+):
+    experiment = outputs / store / "123"
+    artifacts = experiment / "0a1b" / "artifacts"
+    shutil.copytree(outputs / CUT, artifacts)
+    for folder in (experiment, artifacts.parent):
+        (folder / "meta.yaml").write_text("name: mlx-memory-lab\n")
+    assert [entry["path"] for entry in listed(capsys)] == [
+        f"outputs/{path}" for path in (FIRST, CUT, SWEEP)
+    ]
+    found = find_runs([outputs]).locations
+    assert not [location for location in found if store in location.folder.parts]
 
 
 def test_a_program_reads_all_of_it(outputs: Path, capsys: pytest.CaptureFixture[str]):

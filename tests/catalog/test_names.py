@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lab.catalog.names import chosen, folder_of, is_resumable, newest
+from lab.catalog.names import chosen, folder_of, is_resumable, is_run, newest
 from lab.cli import main
 from lab.config.schema import ConfigError
 from tests.catalog.conftest import CUT, FIRST, SWEEP
@@ -77,6 +77,7 @@ def test_without_any_run_nothing_is_near():
 def test_the_last_is_that_of_ls_and_for_resume_one_that_can_go_on(outputs: Path):
     assert chosen(None, last=True) == Path("outputs", SWEEP)
     assert chosen(None, last=True, may=is_resumable) == Path("outputs", CUT)
+    assert chosen(None, last=True, may=is_run) == Path("outputs", CUT)
     assert newest(2) == [Path("outputs", CUT), Path("outputs", SWEEP)]
     (outputs / SWEEP / "1" / "summary.json").unlink()
     assert chosen(None, last=True, may=is_resumable) == Path("outputs", SWEEP)
@@ -110,6 +111,17 @@ def test_settings_may_follow_the_last(outputs: Path, capsys: pytest.CaptureFixtu
     assert "memory.budget" in capsys.readouterr().err
     assert main(["resume", "--last", "hydra.launcher.n_jobs=2"]) == 2
     assert "a run is resumed as it was begun" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words", [["generate", "a", "prompt"], ["evaluate"], ["fuse", "out"], ["explain", "--measure"]]
+)
+def test_what_takes_one_run_takes_the_newest_though_a_sweep_is_newer(
+    outputs: Path, capsys: pytest.CaptureFixture[str], words: list[str]
+):
+    (outputs / CUT / "config.yaml").write_text("rubbish: [")
+    assert main([*words, "--last"]) == 2
+    assert capsys.readouterr().err.startswith(f"outputs/{CUT}\n")
 
 
 def test_a_sweep_is_drawn_run_by_run(outputs: Path, capsys: pytest.CaptureFixture[str]):

@@ -239,3 +239,8 @@ def test_an_error_is_told_alike_by_another_process(value: object) -> None:
     error = ConfigError("a.key", value, "must be another")
     sent = json.loads(json.dumps(error.plain_value))
     assert str(ConfigError(error.key, sent, error.allowed)) == str(error)
+
+
+def test_a_bound_is_told_with_all_its_digits() -> None:
+    with pytest.raises(ConfigError, match=r"at most 4294967295"):
+        from_dict(Config, to_dict(BASE) | {"seed": -1})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import resource
 import struct
 import sys
 from itertools import pairwise
@@ -75,6 +76,30 @@ def test_somebody_elses_picture_is_refused_and_left(tmp_path, monkeypatch, capsy
     assert lab.cli.main() == 2
     assert capsys.readouterr().err.endswith("that this lab did not make; move it away\n")
     assert picture.read_bytes() == b"\x89PNG"
+
+
+def test_a_picture_that_finds_no_room_is_one_line(tmp_path, capsys):
+    make_run(tmp_path, 2)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        assert lab.cli.main(["plot", str(tmp_path)]) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert capsys.readouterr().err == f"cannot draw {tmp_path}: File too large\n"
+    assert not list(tmp_path.glob("*.png"))
+
+
+@pytest.mark.parametrize("command", ["plot", "compare"])
+def test_a_folder_of_which_nothing_can_be_read_is_one_line(tmp_path, capsys, command):
+    for name in ("config.yaml", "metrics.jsonl"):
+        (tmp_path / name).write_bytes(bytes(range(256)) * 20)
+    assert lab.cli.main([command, str(tmp_path)]) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert len(told.err.splitlines()) == 1
+    assert "can be read" in told.err
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_half_a_last_line_nulls_and_other_rubbish_are_left_out(tmp_path):

@@ -78,6 +78,6 @@ def test_a_second_ctrl_c_ends_at_once(repo: Path, tmp_path: Path) -> None:
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(0.5)  # it waits for the step's end
     process.send_signal(signal.SIGINT)
-    process.stdout.read()
+    assert b"ended at once by the second Ctrl-C\n" in process.stdout.read()
     assert process.wait(5) == 130
     assert not psutil.pid_exists(worker)

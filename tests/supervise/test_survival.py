@@ -338,9 +338,20 @@ def test_a_disk_that_is_full_from_the_start_is_one_line(
     overrides = (*QUICK, "train.steps=300", f"hydra.run.dir={small_disk}/run")
     process = started(repo, *overrides, cwd=repo, everything=True)
     said = process.communicate()[0].decode()
+    assert process.returncode == 2, said
+    why = "cannot be written: No space left on device; choose another folder"
+    assert said == f"hydra.run.dir={small_disk}/run: {why}\n"
+    assert not (small_disk / "run").exists()
+
+
+def test_a_sweep_that_finds_no_room_names_its_folder(repo: Path, small_disk: Path) -> None:
+    fill(small_disk, 4 << 10)  # its index fits, what Hydra writes does not
+    overrides = (*QUICK, "-m", "seed=1,2", f"hydra.sweep.dir={small_disk}/sweep")
+    process = started(repo, *overrides, cwd=repo, everything=True)
+    said = process.communicate()[0].decode()
     assert process.returncode == 1, said
-    assert "No space left on device" in said
-    assert "Traceback" not in said
+    why = "No space left on device; make room, then resume the sweep"
+    assert f"cannot write to {small_disk}/sweep: {why}\n" in said
 
 
 def test_rows_that_find_no_room_stop_the_run_and_it_is_resumed(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import time
 from pathlib import Path
 
@@ -144,7 +145,7 @@ def test_where_not_all_jobs_have_a_line_those_that_run_do(kinds: list[str], room
 
 def test_on_a_terminal_the_jobs_write_into_their_logs_only(tmp_path: Path) -> None:
     ours, theirs = os.openpty()
-    asked = (*QUICK, "train.steps=20", "hydra.sweep.dir=sweep", "-m", "seed=1,2")
+    asked = (*QUICK, "train.steps=20", "hydra.sweep.dir=sweep", "-m", "fault=crash,none")
     process = started(ROOT, *asked, cwd=tmp_path, terminal=theirs)
     os.close(theirs)
     said = b""
@@ -154,11 +155,14 @@ def test_on_a_terminal_the_jobs_write_into_their_logs_only(tmp_path: Path) -> No
         except OSError:  # nobody has the other end any more
             break
     os.close(ours)
-    assert process.wait(60) == 0
+    assert process.wait(60) == 1
     text = said.decode()
-    assert states(tmp_path / "sweep") == {0: "completed", 1: "completed"}
+    assert states(tmp_path / "sweep") == {0: "failed", 1: "completed"}
+    why = r"job 0 ended with exit code 1: RuntimeError: fault.crash: .+\r\n"
+    assert re.search(rf"\x1b\[2K{why}", text)  # above the lines, at once
+    assert re.search(rf"why +sweep/0/train.log: {why}", text)
     assert "/2 done, " in text
-    assert "seed=2" in text
+    assert "fault=none" in text
     assert "tok/s" not in text
     log = (tmp_path / "sweep" / "1" / "train.log").read_text()
     assert "step 20/20" in log

@@ -10,7 +10,7 @@ import pytest
 
 from lab.sweep.index import INDEX_FILE, Job, SweepIndex
 from lab.sweep.report import close_sweep
-from tests.compared import write_run, write_sweep
+from tests.compared import SHARES, write_config, write_run, write_sweep
 
 
 @pytest.fixture
@@ -59,3 +59,15 @@ def test_a_grid_has_no_best(study: Path, capsys) -> None:
     said = told(study, capsys)
     assert "objective" not in said
     assert "best  " not in said
+
+
+@pytest.mark.parametrize(("metric", "head"), [("process", "process"), ("mlx", "MLX")])
+def test_the_peak_in_the_table_is_of_the_memory_that_the_policies_watch(
+    study: Path, capsys: pytest.CaptureFixture[str], metric: str, head: str
+) -> None:
+    for job in ("0", "1"):
+        write_config(study / job, {"reload.metric": metric})
+    said = told(study, capsys)
+    assert f"peak GB, {head}" in said
+    share = {"process": 1.0, "mlx": SHARES["active"] + SHARES["cache"]}[metric]
+    assert f" {(1 + 39 / 50) * share:.3f} " in said

@@ -126,15 +126,24 @@ def test_a_replay_is_drawn_on_a_terminal() -> None:
     assert "replaying 1 to 72" in out.getvalue()
 
 
-def test_the_latest_validation_loss_stays_in_the_line() -> None:
+def test_a_validation_loss_is_told_once_and_with_its_step_where_that_has_no_line() -> None:
     out = io.StringIO()
+    progress = open_progress(make_config(steps=40), stream=out)
+    for step in range(1, 41):
+        progress.log(make_row(step, **({"val_loss": step / 4} if step in (8, 13) else {})))
+    told = [line for line in out.getvalue().splitlines() if "  val " in line]
+    assert [line.split("/")[0] for line in told] == ["step  8", "step 14"]
+    assert "  val 2.0000  " in told[0]
+    assert "  val 3.2500 (step 13)  " in told[1]
+
+
+def test_the_latest_validation_loss_stays_in_the_live_line_with_its_step() -> None:
+    out = Terminal()
     progress = open_progress(make_config(), stream=out)
-    for step in range(1, 21):
-        progress.log(make_row(step, **({"val_loss": step / 4} if step % 8 == 0 else {})))
-    lines = out.getvalue().splitlines()
-    assert ["  val " in line for line in lines] == [False, False, True, True, True]
-    assert "loss 1.0000  val 2.0000  " in lines[2]
-    assert "  val 4.0000  " in lines[-1]
+    progress.log(make_row(8, val_loss=2.0))
+    progress.log(make_row(make_config().train.steps))
+    progress.close(SUMMARY, 0)
+    assert "val 2.0000 (step 8)" in out.getvalue()
 
 
 @pytest.mark.parametrize(

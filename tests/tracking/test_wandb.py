@@ -299,4 +299,10 @@ def test_lab_sync_makes_a_wandb_run_from_the_files(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         assert "wandb sync outputs/wandb/offline-run-" in done.stdout
         assert wandb_rows(tmp_path / "outputs") == {row["step"]: row["loss"] for row in run.rows}
+    with (run.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"step": null, "loss": 1.0}\n')
+    done = sync(run.folder)
+    assert done.returncode == 2
+    assert f"metrics.jsonl, line {len(run.rows)}: is not a line that this lab wrote" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
     assert sync(tmp_path).returncode == 2

@@ -134,11 +134,12 @@ def test_lab_plot_draws_the_profile_again(
 
 
 def test_the_end_of_a_run_says_where_its_steps_go(runs: tuple[Run, Run], profile: Profile) -> None:
-    head, *lines, last = profile_table(profile).splitlines()
+    head, *lines, note, last = profile_table(profile).splitlines()
     assert head.split() == [
         *("profile", "of", "steps", "3", "to", "6", "ms", "share", "kept", "MB", "peak", "MB")
     ]
     assert [line for line in lines if line.startswith("    attention ")]
+    assert note == "  of modules: kept by all of a kind, peak of one"
     assert "ms as trained; waited for part by part it takes " in last
 
 
