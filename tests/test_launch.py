@@ -105,7 +105,8 @@ def test_a_run_that_its_worker_refuses_takes_only_its_own_with_it(tmp_path: Path
 
 def test_a_folder_that_hydra_cannot_write_into_is_given_back(tmp_path: Path) -> None:
     done = train(*QUICK, "hydra.run.dir=run", "hydra.output_subdir=config.yaml", cwd=tmp_path)
-    assert done.returncode == 1
+    assert done.returncode == 2
+    assert "run/config.yaml: is a file; choose another folder" in done.stderr
     assert done.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 

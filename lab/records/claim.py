@@ -75,7 +75,8 @@ class NewFolder:
     def refused(self, error: OSError) -> ConfigError:
         """Give it back, and say why: whoever was to write into it could not."""
         self.give_back()
-        return _refusal(self.key, self.path, error)
+        in_the_way = isinstance(error, FileExistsError) and error.filename
+        return _refusal(self.key, Path(in_the_way or self.path), error)
 
     def give_back(self) -> None:
         """Remove what this process made, and nothing else; folders only where they are empty."""
