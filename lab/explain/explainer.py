@@ -14,7 +14,6 @@ from typing import Any, Protocol
 
 import mlx.core as mx
 
-from lab.config.units import MB
 from lab.explain import census, finders, python_heap
 from lab.explain.census import Counts
 from lab.explain.explanation import Found, Measured, explanation
@@ -28,8 +27,6 @@ from lab.records.growth import Trend
 MOST_CENSUSES = 3  # a run
 SHORTEST = 5  # steps between a baseline and a census
 MOST_BASELINES = 4
-# That looking at everything takes for a few steps: 4 to 15 were seen with 100,000 objects.
-ROOM = 16 * MB
 
 
 class Reading(Protocol):
@@ -51,7 +48,6 @@ class Explainer:
         send: gets the content of ``explain.json``.
         shared: MLX's memory is part of the process's, as it is everywhere but on CUDA.
         cache_is_cleared: now and then, so that its filling is no growth.
-        budget: bytes of the process, which looking must not exceed; None: it is not the process's.
         warn: is told, once, of a census that failed; there is none after it.
     """
 
@@ -62,11 +58,9 @@ class Explainer:
         *,
         shared: bool,
         cache_is_cleared: bool,
-        budget: int | None,
         warn: Callable[[str], None],
     ) -> None:
         self._calls, self._send, self._shared, self._warn = calls, send, shared, warn
-        self._budget = budget
         self._cache_is_cleared = cache_is_cleared
         self._failed = False
         self._first_step = 0  # of this worker's first explanation; later ones replace it
@@ -112,8 +106,6 @@ class Explainer:
         )
         if self._trace is not None:
             self._go_on_tracing(session, step)
-        elif not self._has_room(reading) and session.progress.censuses:
-            return  # it is known already what grows; without an explanation that comes first
         elif trend is not None and self._is_due(session, step):
             self._take_census(session, step, trend)
         elif self._steps >= 2 and self._steps & (self._steps - 1) == 0:
@@ -127,10 +119,6 @@ class Explainer:
         if self._trace is not None:
             self._trace.stop()
         self._trace, self._look, self._sizes = None, None, {}
-
-    def _has_room(self, reading: Reading) -> bool:
-        used = reading.process
-        return self._budget is None or used is None or used + ROOM <= self._budget
 
     def _is_due(self, session: Any, step: int) -> bool:
         """Whether a census may be taken: not too soon after the first baseline, three a run."""

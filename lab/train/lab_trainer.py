@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 import mlx.core as mx
 import mlx.nn as nn
 
-from lab.config.units import GB
 from lab.data.batches import Batch
 from lab.explain import watch_calls
 from lab.explain.explainer import Explainer
@@ -101,6 +100,5 @@ def _explainer(context: TrainingContext, channel: Channel) -> Explainer | None:
         send,
         shared=not mx.cuda.is_available(),
         cache_is_cleared=context.config.memory.cache_clear_interval > 0,
-        budget=None if mx.cuda.is_available() else int(context.config.memory.budget_gb * GB),
         warn=warn,
     )

@@ -28,14 +28,8 @@ def told() -> list[dict[str, Any]]:
     return []
 
 
-def explainer(told: list[dict[str, Any]], budget: int | None = None) -> Explainer:
-    return Explainer(
-        *(None, told.append),
-        shared=True,
-        cache_is_cleared=False,
-        budget=budget,
-        warn=pytest.fail,
-    )
+def explainer(told: list[dict[str, Any]]) -> Explainer:
+    return Explainer(None, told.append, shared=True, cache_is_cleared=False, warn=pytest.fail)
 
 
 def grow(session: Session, count: int, size: int) -> None:
@@ -60,17 +54,6 @@ def test_growth_after_a_remedy_is_compared_with_what_the_remedy_left(
     path = f"{__name__}.Session.kept["
     assert [found["kind"] for found in told] == ["active", "active"]
     assert all((found["holder"] or "").startswith(path) for found in told)
-
-
-def test_near_the_budget_nothing_is_looked_at_again(told: list[dict[str, Any]]) -> None:
-    """The first explanation comes first; a later one, which takes memory itself, waits."""
-    room = memory.read().process or 0
-    for budget, censuses in ((room + 2**30, 3), (room, 1)):
-        session, explains = Session(), explainer(told, budget)
-        for step in range(1, 200):
-            grow(session, 1, 2**10)
-            explains.after_step(session, step, memory.read(), Trend(2**12, since=2))
-        assert session.progress.censuses == censuses
 
 
 def test_many_small_arrays_are_told_as_arrays(told: list[dict[str, Any]]) -> None:
