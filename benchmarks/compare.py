@@ -43,7 +43,7 @@ def measure(workspace: Workspace, options: Options) -> Report:
     rows = sum(path.stat().st_size for path in sweep.glob("*/metrics.jsonl")) / 1e6
     return Report(
         [
-            Figure(f"{RUNS} runs of {steps:,} steps", seconds, "s", Goal(20)),
+            Figure(f"{RUNS} runs of {steps:,} steps", seconds, "s", Goal(12)),
             Figure("compare.html", sizes, "MB", Goal(10)),
             Figure("metrics.jsonl, all", [rows], "MB"),
         ]

@@ -47,8 +47,8 @@ def test_growth_after_a_remedy_is_compared_with_what_the_remedy_left(
             session.growth = GrowthTest()
         if step == 35:
             session.kept.clear()
-        grow(session, 1, 2**16)
-        trend = Trend(2**18, since=2 if step <= 30 else 36)
+        grow(session, 1, 2**18)  # far more than this process grows by itself
+        trend = Trend(2**20, since=2 if step <= 30 else 36)
         growing = 8 <= step <= 30 or step >= 42
         explains.after_step(session, step, memory.read(), trend if growing else None)
     path = f"{__name__}.Session.kept["
