@@ -388,22 +388,15 @@ def _growth_has_a_loop(config: Config) -> None:
         )
 
 
-def _overfit_has_the_labs_batches(config: Config) -> None:
-    if config.data.overfit_batches and config.trainer == "mlx_lm":
-        raise ConfigError(
-            "data.overfit_batches",
-            config.data.overfit_batches,
-            "cannot act with trainer=mlx_lm, which draws its own batches; choose trainer=lab",
-        )
-
-
-def _profiler_has_the_labs_loop(config: Config) -> None:
-    if config.profiler.steps and config.trainer == "mlx_lm":
-        raise ConfigError(
-            "profiler.steps",
-            config.profiler.steps,
-            "cannot act with trainer=mlx_lm, whose train() runs unchanged; choose trainer=lab",
-        )
+def _labs_own_needs_the_labs_trainer(config: Config) -> None:
+    asked = {
+        "data.overfit_batches": (config.data.overfit_batches, "which draws its own batches"),
+        "profiler.steps": (config.profiler.steps, "whose train() runs unchanged"),
+    }
+    for key, (value, why) in asked.items():
+        if value and config.trainer == "mlx_lm":
+            allowed = f"cannot act with trainer=mlx_lm, {why}; choose trainer=lab"
+            raise ConfigError(key, value, allowed)
 
 
 RULES = (
@@ -414,8 +407,7 @@ RULES = (
     _schedule_fits,
     _adaptive_needs_the_labs_trainer,
     _growth_has_a_loop,
-    _overfit_has_the_labs_batches,
-    _profiler_has_the_labs_loop,
+    _labs_own_needs_the_labs_trainer,
 )
 
 

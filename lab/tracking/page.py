@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from lab.config.keys import Config
@@ -77,7 +76,7 @@ def _log(
         group=group,
         config=without_secrets({"run_dir": below_outputs(sweep)}),
     )
-    try:
+    with service.finishing(run):
         name = re.sub(r"[^\w.-]+", "-", f"{JOB_TYPE}-{group}")[:NAME_LETTERS]
         artifact = wandb.Artifact(name, ARTIFACT_TYPE)
         # Copies beside the run's file, or W&B's are in the user's home, where no sync from another
@@ -91,10 +90,4 @@ def _log(
         if config.tracker.mode == "online":
             artifact.wait()
         run.finish(exit_code=0)
-    except BaseException:
-        with suppress(Exception):
-            run.finish(exit_code=1)
-        raise
-    if service.upload_failed():
-        raise RuntimeError("not all data could be sent")
     return run.url or str(Path(run.dir).parent)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import atexit
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from threading import Thread, Timer
 from typing import Any, TypeVar
 
@@ -72,6 +72,23 @@ def watch_upload() -> None:
 def upload_failed() -> bool:
     """Whether W&B gave up sending a run's data; asked once the run is finished."""
     return any(UPLOAD_FAILED in text for text in _said)
+
+
+@contextmanager
+def finishing(run: Any) -> Iterator[None]:
+    """What is done within ends with ``run.finish``; else the run is finished as failed.
+
+    Raises:
+        RuntimeError: W&B gave up sending the run's data, which ``finish`` does not say.
+    """
+    try:
+        yield
+    except BaseException:
+        with suppress(Exception):
+            run.finish(exit_code=1)
+        raise
+    if upload_failed():
+        raise RuntimeError("not all data could be sent")
 
 
 def wait_for_files() -> None:

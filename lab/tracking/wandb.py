@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +86,7 @@ class WandbTracker(QueuedTracker):
     def _track(self) -> None:
         run = self._start()
         self.url = run.url or ""
-        try:
+        with service.finishing(run):
             define_metrics(run)
             already, last_step = run.step, 0
             for row in self._past_rows():
@@ -106,12 +105,6 @@ class WandbTracker(QueuedTracker):
             run.summary.update(self._objective(item.summary))
             save_files(run, self._run_dir)
             run.finish(exit_code=item.exit_code)
-        except BaseException:
-            with suppress(Exception):
-                run.finish(exit_code=1)
-            raise
-        if service.upload_failed():
-            raise RuntimeError("not all data could be sent")
 
     def _objective(self, summary: Mapping[str, Any]) -> dict[str, float | None]:
         """The ``metric`` of W&B's own sweeps; only a completed run has it."""

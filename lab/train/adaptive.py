@@ -237,7 +237,7 @@ def _next_cycle(
         marks[above] = more if is_above else Mark(after.memory)
     if not freed:
         return replace(cycle.add(after), marks=marks)
-    return cycle.next(after, marks)
+    return cycle.after_remedy(after, marks)
 
 
 def _growth(ladder: Ladder, cycle: Cycle, now: Observation, trend: Trend | None) -> Growth | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -15,10 +16,12 @@ from lab.train import checkpoint, memory, stateful
 from lab.train.channel import Channel
 from lab.train.checkpoint import Arrays, CheckpointError
 from lab.train.loop import Loop
-from lab.train.profiler import Profiler
 from lab.train.progress import Progress
 from lab.train.reporter import Reporter
 from lab.train.session import Session, TrainingContext
+
+if TYPE_CHECKING:
+    from lab.train.profiler import Profiler
 
 
 class LabTrainer:
@@ -37,8 +40,7 @@ class LabTrainer:
         """
         self._context, self._channel, self._reporter = context, channel, reporter
         self._explainer = _explainer(context, channel)
-        profiled = context.config.profiler.steps > 0
-        self._profiler = Profiler(context, channel) if profiled else None
+        self._profiler = _profiler(context, channel)
         self._session = self._open(resume_from)
 
     @property
@@ -82,6 +84,14 @@ class LabTrainer:
             except CheckpointError as error:
                 self._channel.send(RecordKind.WARNING, text=f"checkpoint skipped: {error}")
         return Session(self._context)
+
+
+def _profiler(context: TrainingContext, channel: Channel) -> Profiler | None:
+    if not context.config.profiler.steps:
+        return None
+    from lab.train.profiler import Profiler  # here: a run that is not profiled does without
+
+    return Profiler(context, channel)
 
 
 def _explainer(context: TrainingContext, channel: Channel) -> Explainer | None:

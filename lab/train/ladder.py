@@ -209,7 +209,7 @@ class Cycle:
         recent = ((1, first.memory), (1, first.memory))
         return cls(first, 1, first.headroom, marks, recent)
 
-    def next(self, first: Observation, marks: Mapping[Rung, Mark]) -> Cycle:
+    def after_remedy(self, first: Observation, marks: Mapping[Rung, Mark]) -> Cycle:
         """The one that begins after a remedy that left the process."""
         return replace(
             Cycle.of(first),
@@ -262,7 +262,15 @@ class Cycle:
                 first, second, third = sorted((*rises[:2], now.memory - highest), reverse=True)
                 rises = first, second, third
             highest = max(highest, now.memory)
-        headroom = max(self.headroom, now.headroom)
-        return Cycle(
-            *(self.first, steps, headroom, marks, recent, fit, highest, rises, changes, now.memory)
+        return replace(
+            self,
+            steps=steps,
+            headroom=max(self.headroom, now.headroom),
+            marks=marks,
+            recent=recent,
+            fit=fit,
+            highest=highest,
+            rises=rises,
+            changes=changes,
+            last=now.memory,
         )

@@ -6,7 +6,7 @@ import dataclasses
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
@@ -21,11 +21,13 @@ from lab.records.slope import median
 from lab.train import adapters, memory, optimizers, reload_policy
 from lab.train.channel import Channel
 from lab.train.evaluation import telling
-from lab.train.profiler import Profiler
 from lab.train.progress import PendingReload
 from lab.train.remedies import Remedies
 from lab.train.reporter import Reporter
 from lab.train.session import Session, SessionTimes, TrainingContext
+
+if TYPE_CHECKING:
+    from lab.train.profiler import Profiler
 
 
 class Loop:

@@ -266,7 +266,10 @@ def test_a_refused_run_takes_nothing_of_the_users_with_it(tmp_path: Path) -> Non
     assert [path.name for path in tmp_path.iterdir()] == ["data.jsonl"]
 
 
-NEVER_IN_A_WORKER = ("hydra", "omegaconf", "wandb", "transformers", "numpy")
+NEVER_IN_A_WORKER = (
+    *("hydra", "omegaconf", "wandb", "transformers", "numpy"),
+    *("statistics", "lab.records.profile"),  # only a run that is profiled pays for it
+)
 
 
 @pytest.mark.parametrize(
