@@ -16,12 +16,13 @@ import mlx.core as mx
 
 from lab.explain import census, finders, python_heap
 from lab.explain.census import Counts
-from lab.explain.explanation import Found, Measured, explanation
+from lab.explain.explanation import Explanation, Found, Measured, explanation
 from lab.explain.finders import Look
 from lab.explain.kinds import has_unknown_part, kind_of
 from lab.explain.readings import Readings
 from lab.explain.watch_calls import Calls
 from lab.machine import process
+from lab.protocol import Rung
 from lab.records.growth import Trend
 
 MOST_CENSUSES = 3  # a run
@@ -79,24 +80,30 @@ class Explainer:
         step: int,
         reading: Reading,
         trend: Trend | None,
-    ) -> None:
+    ) -> Rung | None:
         """Take a baseline or a census where one is due.
 
         Arguments:
             trend: growth, where it is certain.
+
+        Returns:
+            The remedy of an explanation that is made at this step, where it is one for all growth.
         """
         if self._failed:
-            return
+            return None
         try:
-            self._after_step(session, step, reading, trend)
+            return self._after_step(session, step, reading, trend)
         except BrokenPipeError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it met in the process, the run goes on
             self._failed = True
             self._begin(session)
             self._warn(f"memory is not explained: {type(error).__name__}: {error}")
+            return None
 
-    def _after_step(self, session: Any, step: int, reading: Reading, trend: Trend | None) -> None:
+    def _after_step(
+        self, session: Any, step: int, reading: Reading, trend: Trend | None
+    ) -> Rung | None:
         # A reload begins the test for growth anew, and a remedy: what grew before it may be gone.
         if self._test() is not session.growth:
             self._begin(session)
@@ -105,12 +112,13 @@ class Explainer:
             step, active=reading.active, cache=reading.cache, process=reading.process
         )
         if self._trace is not None:
-            self._go_on_tracing(session, step)
-        elif trend is not None and self._is_due(session, step):
-            self._take_census(session, step, trend)
-        elif self._steps >= 2 and self._steps & (self._steps - 1) == 0:
+            return self._go_on_tracing(session, step)
+        if trend is not None and self._is_due(session, step):
+            return self._take_census(session, step, trend)
+        if self._steps >= 2 and self._steps & (self._steps - 1) == 0:
             self._baselines.append(census.take(step, self._calls))
             del self._baselines[:-MOST_BASELINES]
+        return None
 
     def _begin(self, session: Any) -> None:
         self._test = weakref.ref(session.growth)
@@ -130,7 +138,7 @@ class Explainer:
             and step >= self._next_census
         )
 
-    def _take_census(self, session: Any, step: int, trend: Trend) -> None:
+    def _take_census(self, session: Any, step: int, trend: Trend) -> Rung | None:
         session.progress.censuses = (session.progress.censuses or 0) + 1
         self._next_census = 4 * step
         before, since = self._baseline(step, trend.since), trend.since
@@ -150,15 +158,15 @@ class Explainer:
         if has_unknown_part(found.rates.certain):
             self._look, self._trace = (found, start), python_heap.Trace(step)
             self._sizes = census.container_sizes()
-        else:
-            self._report(found, step, start)
+            return None
+        return self._report(found, step, start)
 
     def _baseline(self, step: int, since: int) -> Counts:
         """The newest baseline from before the growth, or else the oldest."""
         old = [b for b in self._baselines if b.step <= min(max(since, 0), step - SHORTEST)]
         return old[-1] if old else self._baselines[0]
 
-    def _go_on_tracing(self, session: Any, step: int) -> None:
+    def _go_on_tracing(self, session: Any, step: int) -> Rung | None:
         assert self._trace is not None
         assert self._look is not None
         found, start = self._look
@@ -166,7 +174,7 @@ class Explainer:
         steps = python_heap.steps_to_trace(outside)
         grown = self._trace.after_step(step, steps, enough=outside / 2)
         if grown is None:
-            return
+            return None
         rates = replace(found.rates, python=grown.bytes_per_step)
         steps = self._trace.steps + python_heap.REPLACED  # since sizes were taken
         least = finders.SIGNIFICANT * outside
@@ -177,9 +185,9 @@ class Explainer:
             one = kinds.get(kind, Found())
             kinds[kind] = container if one.holder is None and container.holder else one
             kinds[kind] = _with_lines(kinds[kind], grown, least)
-        self._report(Look(rates, kinds), step, start)
+        return self._report(Look(rates, kinds), step, start)
 
-    def _report(self, found: Look, step: int, start: int) -> None:
+    def _report(self, found: Look, step: int, start: int) -> Rung | None:
         kind = kind_of(found.rates)
         grown = found.rates.certain.total * (step - start)
         self._first_step = self._first_step or step
@@ -187,6 +195,7 @@ class Explainer:
             step, found.rates, found.found.get(kind, Found()), measure(), grown=grown
         )
         self._send(said | {"first_step": self._first_step})
+        return Explanation.of(said).sole_remedy
 
 
 def _with_lines(found: Found, grown: python_heap.PythonGrowth, least: float) -> Found:

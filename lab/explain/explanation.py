@@ -14,10 +14,12 @@ from lab.config.units import MB
 from lab.explain.advice import advice_on
 from lab.explain.kinds import KINDS, Rates, kind_of, split
 from lab.explain.measured import HALF, Copied
+from lab.protocol import RUNGS, Rung
 
 EXPLAIN_FILE = "explain.json"
 EXPLAIN_VERSION = 1
 LONGEST, MOST_ROWS = 500, 50  # letters of a text, rows of a list, of what anybody may have written
+MOST = 0.75  # of the growth that must be of one kind, for its remedy to be that of all growth
 CONFIDENCE = 0.99  # that memory grows, where growth was found certain
 REMEDIES = ("clear_cache", "collect", "reload_in_process", "reload_process", "none")
 
@@ -168,6 +170,13 @@ class Explanation:
     copied: Copied | None = None
     what: Sequence[str] = ()
     advice: str = ""
+
+    @property
+    def sole_remedy(self) -> Rung | None:
+        """The remedy, where most of what grows is of the kind that it gives back."""
+        rate, total = self.kinds.get(self.kind, 0.0), sum(self.kinds.values())
+        is_most = rate > 0 and rate >= MOST * total
+        return next((rung for rung in RUNGS if is_most and rung == self.remedy), None)
 
     @classmethod
     def of(cls, found: Mapping[str, Any]) -> Self:

@@ -150,8 +150,11 @@ def _useful(
     dearer one's cycle if that ended now. So one that gives back a part is taken as long as that
     postpones the dearer one worth its cost (Charnov's marginal value theorem).
     """
+    least = _taken_by(growth)
     left: list[Rung] = [
-        rung for rung in rungs if _expected(ladder, cycle, now, rung) >= _taken_by(growth)
+        rung
+        for rung in rungs
+        if _expected(ladder, cycle, now, rung) >= least and not ladder.skips(rung)
     ]
     order: list[Rung] = []
     while left:

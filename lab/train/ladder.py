@@ -25,6 +25,7 @@ PRIOR_SECONDS: dict[Rung, float] = {
 
 RECENT_STEPS = 20  # in which growth of an earlier cycle must be seen again, or has ended
 ALIKE, SINGLE = 1.25, 2.0  # times the third largest rise: at most alike, at least a single event
+SETTLED = 10  # steps after which a process, or a reload in it, has filled what it works with
 NOISE_STEPS, FEW_STEPS = 64, 8  # that noise is taken from, and below which it is not known
 
 
@@ -110,6 +111,7 @@ class Ladder:
         slowing: None where memory was not seen to slow steps.
         trained: seconds of all steps.
         spent: seconds of all remedies.
+        foreseen: the cheapest rung that works, as a census found; None while there was none.
     """
 
     growth: Growth | None = None
@@ -117,19 +119,26 @@ class Ladder:
     slowing: Slowing | None = None
     trained: float = setting(0.0, at_least=0)
     spent: float = setting(0.0, at_least=0)
+    foreseen: str | None = setting(None, choices=RUNGS)
 
     def seconds(self, rung: Rung) -> float:
         known = self.rungs.get(rung)
         return known.seconds if known else PRIOR_SECONDS[rung]
 
-    def share(self, rung: Rung) -> float | None:
+    def share(self, rung: str) -> float | None:
         known = self.rungs.get(rung)
         return known.share if known else None
+
+    def skips(self, rung: Rung) -> bool:
+        """Whether a rung need not be tried: it is below the foreseen one, and that did not fail."""
+        if self.foreseen is None or self.share(self.foreseen) == 0:
+            return False
+        return self.share(rung) is None and RUNGS.index(rung) < RUNGS.index(self.foreseen)
 
     def forgotten(self) -> Ladder:
         """For another growth: every rung may be tried again; what it takes stays known."""
         rungs = {name: replace(known, share=None) for name, known in self.rungs.items()}
-        return replace(self, growth=None, rungs=rungs, slowing=None)
+        return replace(self, growth=None, rungs=rungs, slowing=None, foreseen=None)
 
 
 @dataclass(frozen=True)
@@ -185,7 +194,7 @@ class Cycle:
         marks: of every rung.
         recent: number and memory of two steps of the cycle, 20 apart; the older is compared with.
         fit: of the seconds of the steps, but for the first two.
-        highest: memory so far, from the third step on.
+        highest: memory so far, once it has settled.
         rises: the three largest of this process by which a step passed the highest, largest first.
         changes: of memory from step to step, the most recent of this process.
         last: memory after the last step.
@@ -258,6 +267,7 @@ class Cycle:
         if steps > 2:
             fit = fit.add(now.memory - self.first.memory, now.seconds)
             changes = (*changes[1 - NOISE_STEPS :], now.memory - self.last)
+        if steps >= SETTLED:
             if highest and now.memory - highest > rises[-1]:
                 first, second, third = sorted((*rises[:2], now.memory - highest), reverse=True)
                 rises = first, second, third

@@ -103,7 +103,9 @@ class Loop:
             self._remedies.see_step(session, reading, seconds)
         session.step_seconds.append(seconds)
         if self._explainer is not None:
-            self._explainer.after_step(session, step, reading, trend)
+            remedy = self._explainer.after_step(session, step, reading, trend)
+            if remedy is not None and self._remedies:
+                self._remedies.foresee(session, remedy)
         self._clear_cache(step, reading)
         if self._reporter.has_diverged(step, loss, grad_norm):
             return Outcome.NONFINITE

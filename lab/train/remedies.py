@@ -98,6 +98,10 @@ class Remedies:
             self._cycle = self._cycle.add(now) if self._cycle else Cycle.of(now)
         session.progress.ladder = adaptive.observe(ladder, self._cycle, now)
 
+    def foresee(self, session: Session, rung: Rung) -> None:
+        """A census found that nothing cheaper than this rung gives the growth back."""
+        session.progress.ladder = replace(session.progress.ladder or Ladder(), foreseen=rung)
+
     def after_step(
         self, session: Session, reading: memory.Reading, trend: Trend | None
     ) -> Rung | None:

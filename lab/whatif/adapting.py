@@ -33,7 +33,8 @@ class Adapting:
         self._config, self._step_seconds = config, step_seconds
         self._limits = Limits.of(config)
         self._headroom = _headroom(recording, config.reload.metric)
-        self._ladder, self._cycle = Ladder(), None
+        foreseen = recording.cures.foreseen if config.explain.enabled else None
+        self._ladder, self._cycle = Ladder(foreseen=foreseen), None
         self._now: Observation | None = None
         self._taken: tuple[Rung, Observation, float] | None = None
         self._trend: Trend | None = None

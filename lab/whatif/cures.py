@@ -42,6 +42,7 @@ class Cures:
         first: the step of the first reload or remedy of any kind; None where there is none.
         seconds: of each use of each lesser rung.
         least: None where nothing tells.
+        foreseen: what a census says is the remedy of all growth; None where it does not.
     """
 
     remedies: Mapping[int, Rung]
@@ -49,6 +50,7 @@ class Cures:
     first: int | None
     seconds: Mapping[str, Sequence[float]]
     least: Cure | None
+    foreseen: Rung | None
 
 
 def read_cures(folder: Path, rows: Lines, events: Lines) -> Cures:
@@ -75,6 +77,7 @@ def read_cures(folder: Path, rows: Lines, events: Lines) -> Cures:
         first=min(renewed, default=None),
         seconds=seconds,
         least=_least(helped, explained),
+        foreseen=explained.sole_remedy,
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from lab.config.units import GB, MB
 from lab.explain.command import explain_one
 from lab.faults.truth import TRUTHS
 from tests.runs import Run, start
@@ -41,6 +42,22 @@ def test_a_faults_kind_holder_and_remedy(run_with: Callable[[str], Run], name: s
     assert 0.8 < found["mb_per_step"] < 1.3
     tried = {r["remedy"] for r in found["remedies"] if r["freed_gb"] is not None}
     assert tried == {"clear_cache", "collect"}  # what drops no state
+
+
+def test_adaptive_takes_the_remedy_that_was_found_and_tries_nothing_cheaper(
+    run_with: Callable[[str], Run], tmp_path: Path
+) -> None:
+    room = min(run_with("trainer_list").column("memory/process_gb")) + 40 * MB / GB
+    run = start(
+        tmp_path / "run",
+        *("fault=trainer_list", "fault.trainer_list.mb_per_step=2", "reload=adaptive"),
+        *(f"memory.budget_gb={room}", *SHORT[2:], "train.steps=32"),
+    )
+    assert explained(run)["remedy"] == "reload_in_process"
+    assert run.events("remedy") == []
+    assert {(e["reason"], e["method"]) for e in run.events("reload")} == {
+        ("adaptive", "in_process")
+    }
 
 
 def test_the_loss_is_the_same_with_and_without(

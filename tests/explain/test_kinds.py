@@ -149,3 +149,12 @@ def test_the_line_tells_the_rate_of_the_kind_that_it_names() -> None:
     kinds = {"lazy_graph": 1.01025390625, "cache": 0.4469401041666667}
     found = Explanation(grows=True, mb_per_step=1.4747721354166667, kinds=kinds, kind="lazy_graph")
     assert headline(found).startswith("memory grows by 1 MB a step: lazy graphs")
+
+
+def test_a_remedy_is_that_of_all_growth_where_most_is_of_its_kind() -> None:
+    def sole(**kinds: float) -> str | None:
+        return Explanation(kinds=kinds, kind="active", remedy="reload_in_process").sole_remedy
+
+    assert sole(active=1.0) == sole(active=3.0, cache=1.0) == "reload_in_process"
+    assert sole(active=2.9, cache=1.0) is sole(cache=1.0) is sole() is None
+    assert Explanation(kinds={"active": 1.0}, kind="active", remedy="none").sole_remedy is None

@@ -41,6 +41,7 @@ class Simulated:
         slowing: seconds a step longer for each byte above the base.
         cures: a remedy makes steps faster again.
         residue: bytes that the first reload in process leaves behind, until a new process begins.
+        foreseen: the remedy that a census names before it is due.
         jitter: a remedy takes up to so much more or less of its usual time.
     """
 
@@ -54,6 +55,7 @@ class Simulated:
     slowing: float = 0.0
     cures: bool = True
     residue: float = 0.0
+    foreseen: Rung | None = None
     jitter: float = 0.0
     seed: int = 0
     certain_after: int = 15
@@ -106,7 +108,8 @@ class Simulated:
         return Trend(rate, since)
 
     def run(self) -> Simulated:
-        ladder, limits = Ladder(), Limits(self.budget, self.max_overhead, self.rungs)
+        ladder = Ladder(foreseen=self.foreseen)
+        limits = Limits(self.budget, self.max_overhead, self.rungs)
         cycle, pending, since = None, None, 0
         for step in range(1, self.steps + 1):
             now = self.step(step)

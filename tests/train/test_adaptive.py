@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict, replace
 from random import Random
 
@@ -14,7 +15,7 @@ from lab.config.units import MB
 from lab.protocol import RUNGS, Rung
 from lab.records.growth import Trend
 from lab.train.adaptive import KEEPING_STATE, Limits, decide, learn
-from lab.train.ladder import Cycle, Growth, Ladder, Observation, Yield
+from lab.train.ladder import SETTLED, Cycle, Growth, Ladder, Observation, Yield
 from lab.train.progress import Progress
 from tests.train.simulated import Kind, Simulated, at_interval, foreseen
 
@@ -25,6 +26,14 @@ LIMITS = Limits(budget=150 * MB, max_overhead=0.01)
 def seen(megabytes: float, *, headroom: float = 0, cache: float = 40) -> Observation:
     memory = round(megabytes * MB)
     return Observation(memory, memory // 2, round(cache * MB), round(headroom * MB), 0.03)
+
+
+def settled(megabytes: float) -> Cycle:
+    """The cycle of a process that has filled what it works with."""
+    cycle = Cycle.of(seen(megabytes))
+    while cycle.steps < SETTLED:
+        cycle = cycle.add(seen(megabytes))
+    return cycle
 
 
 def knowing(**shares: float) -> Ladder:
@@ -89,19 +98,19 @@ def test_a_step_and_a_save_take_theirs_one_after_the_other() -> None:
 @pytest.mark.parametrize(
     ("memory", "lump", "rung"),
     [
-        ([100, 100, 110, 110, 120, 120, 130, 130], 0, None),
+        ([100, 100, 110, 110, 120, 120], 0, None),
         ([100, 100, 110, 110, 120, 120, 130, 130, 140, 140], 10, None),
         ([100, 100, 110, 110, 120, 120, 130, 130, 140.1, 140.1], 10.2, "reload_process"),
-        # Lumps that grow; a single rise is none, nor is a return; the first two steps do not count.
+        # Lumps that grow; a single rise is none, nor is a return.
         ([100, 100, 108, 108, 117, 117, 127, 127, 137, 137, 137.9], 11, None),
-        ([100, 100, 130, 131, 132, 133, 134, 135, 136, 148], 1, None),
+        ([100, 131, 132, 133, 134, 135, 136, 148], 1, None),
         ([100, 100, 140, 120, 140, 120, 140, 120, 140, 140], 0, None),
     ],
 )
 def test_what_rises_in_lumps_is_due_a_lump_before_the_budget(
     memory: list[float], lump: float, rung: Rung | None
 ) -> None:
-    cycle = Cycle.of(seen(memory[0]))
+    cycle = settled(memory[0])
     for reading in memory[1:]:
         cycle = cycle.add(seen(reading))
     assert cycle.lump == pytest.approx(lump * MB, abs=0.01 * MB)
@@ -109,8 +118,20 @@ def test_what_rises_in_lumps_is_due_a_lump_before_the_budget(
     assert decide(knowing(**NOTHING), cycle, seen(memory[-1]), TREND, LIMITS).rung == rung
 
 
+def test_how_a_process_or_a_reload_in_it_fills_up_is_no_lump() -> None:
+    filling = Cycle.of(seen(60))
+    for step in range(2, SETTLED + 1):
+        filling = filling.add(seen(60 + 5 * step))
+    assert filling.lump == 0
+    known = knowing(clear_cache=0.0, collect=0.0, reload_in_process=1.0)
+    _, refilling = learn(known, filling, "reload_in_process", seen(130), 0.1, after=seen(60))
+    for step in range(2, SETTLED + 1):
+        refilling = refilling.add(seen(60 + 5 * step))
+    assert refilling.lump == 0
+
+
 def test_lumps_are_known_until_the_process_ends() -> None:
-    before = Cycle.of(seen(100)).add(seen(100))
+    before = settled(100)
     for lump in range(1, 5):
         before = before.add(seen(100 + 8 * lump))
     assert before.lump == 8 * MB
@@ -174,6 +195,34 @@ def test_another_growth_may_have_another_remedy(
     now = replace(seen(149.9), active=first.active + round(active * 49.9 * MB))
     found = decide(knowing(**NOTHING), Cycle.of(first).add(now), now, trend, LIMITS)
     assert found.rung == ("clear_cache" if tried_again else "reload_process")
+
+
+@pytest.mark.parametrize("kind", RUNGS)
+def test_nothing_cheaper_than_what_a_census_found_is_tried(kind: Rung) -> None:
+    run = only(kind, steps=200, foreseen=kind).run()
+    assert {rung for _, rung in run.taken} == {kind}
+    assert run.peak <= run.budget
+    assert len(run.reloads()) <= len(only(kind, steps=200).run().reloads())
+
+
+def test_a_census_that_is_wrong_costs_one_remedy() -> None:
+    for wrong in ("collect", "reload_in_process"):
+        run = only("reload_process", steps=200, foreseen=wrong).run()
+        assert run.taken[0][1] == wrong
+        assert run.peak <= run.budget
+        tried = Counter(rung for _, rung in run.taken if rung != "reload_process")
+        assert set(tried.values()) == {1}
+    fails = replace(knowing(reload_process=0.0), foreseen="reload_process")
+    now = seen(149.9)
+    assert decide(fails, Cycle.of(seen(100)).add(now), now, TREND, LIMITS).rung == "clear_cache"
+
+
+def test_what_a_census_found_is_no_longer_true_for_another_growth() -> None:
+    ladder = replace(knowing(**NOTHING), foreseen="reload_process")
+    cycle, now = Cycle.of(seen(100)).add(seen(148)), seen(148)
+    another = decide(ladder, cycle, now, Trend(4.0 * MB, 1), LIMITS)
+    assert another.rung == "clear_cache"
+    assert another.ladder.foreseen is None
 
 
 def test_what_gives_nothing_back_is_remembered_and_what_gives_a_part_too() -> None:
