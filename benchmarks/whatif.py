@@ -1,10 +1,10 @@
 """``lab whatif``: what it predicts, held against runs that are really trained.
 
 For each way in which memory grows a sweep of two runs is recorded, one without a reload and one
-with a single one; from them alone other policies are predicted, then trained ``--rounds`` times
-(3). Peaks differ from run to run by a census or a table that doubles at another step, so a
-prediction is held against the median. The threshold is 60 % of the way from the recorded run's
-lowest to its highest memory. Speed: settings of 1,000 steps each, in seconds of computing.
+with three; from them alone other policies are predicted, then trained ``--rounds`` times (3). Peaks
+differ from run to run by a census or a table that doubles at another step, so a prediction is held
+against the median. The threshold is 60 % of the way from the recorded run's lowest to its highest
+memory. Speed: settings of 1,000 steps each, in seconds of computing.
 """
 
 from __future__ import annotations
@@ -109,8 +109,8 @@ def _worlds() -> Iterator[tuple[str, Sequence[str]]]:
 
 
 def _record(workspace: Workspace, steps: int, overrides: Sequence[str]) -> Path:
-    """The folder of a sweep: never a reload, and one after six tenths of the steps."""
-    every = f"reload.interval_steps=0,{round(0.6 * steps)}"
+    """The folder of a sweep: never a reload, and one after each three tenths of the steps."""
+    every = f"reload.interval_steps=0,{round(0.3 * steps)}"
     words = ("-m", "reload=interval", every, f"train.steps={steps}", *QUIET, *overrides)
     return next(workspace.train(*words).started.folder.glob("outputs/sweeps/*/*"))
 
