@@ -68,8 +68,12 @@ def look(
     grown = [group for group in changed if group.more > 0]
     operations = sum(length for _, length in lazy.ends)
     lasting = slopes.without_cache(shared=shared) if cache_is_cleared else slopes
+    heap, process = _heap_rate(before, counts, steps, slopes, in_heap=in_heap), lasting.process
+    if trend.heap is not None and process is not None:
+        in_mlx = max(lasting.active, 0.0) + max(lasting.cache, 0.0)
+        heap, process = trend.heap, trend.heap + (in_mlx if shared else 0.0)
     rates = Rates(
-        process=lasting.process,
+        process=process,
         active=lasting.active,
         cache=lasting.cache,
         visible=sum(group.bytes for group in changed) / steps,
@@ -77,7 +81,7 @@ def look(
         lazy_operations=operations / steps if operations >= steps else 0.0,
         traces=_more(counts.traces, before.traces) / steps,
         streams=_more(counts.streams, before.streams) / steps,
-        heap=_heap_rate(before, counts, steps, slopes, in_heap=in_heap),
+        heap=heap,
         arrays=sum(group.more for group in changed) / steps,
         overhead=overhead,
         outside_is_certain=trend.outside,

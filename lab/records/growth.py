@@ -66,12 +66,15 @@ class Trend:
         bytes_per_step: its present rate, all growing channels together.
         since: the step that growth is counted from.
         outside, cache: whether it is certain of what is outside MLX, and of MLX's cache.
+        heap: the rate of the heap in use, where that alone is certain of what is outside MLX: the
+            process is too noisy to tell.
     """
 
     bytes_per_step: float
     since: int
     outside: bool = True
     cache: bool = True
+    heap: float | None = None
 
 
 class GrowthTest:
@@ -124,16 +127,18 @@ class GrowthTest:
         return self._trend(rates, cache) if rates else None
 
     def _trend(self, rates: dict[_Channel, float], cache: int) -> Trend | None:
-        room = self._cache_limit - cache
+        room, heap = self._cache_limit - cache, None
         if self._cache in rates and room < _HORIZON * rates[self._cache]:
             del rates[self._cache]
         if self._heap in rates and self._rest in rates:  # the heap is a part of the rest
             del rates[min(self._heap, self._rest, key=rates.__getitem__)]
+        else:
+            heap = rates.get(self._heap)
         if not rates:
             return None
         since = min(channel.since for channel in rates)
         outside = self._heap in rates or self._rest in rates
-        return Trend(sum(rates.values()), since, outside, cache=self._cache in rates)
+        return Trend(sum(rates.values()), since, outside, cache=self._cache in rates, heap=heap)
 
 
 class _Channel:

@@ -175,7 +175,7 @@ def test_growth_of_the_heap_is_certain_where_the_process_is_too_noisy_to_tell() 
         for step in range(1, 112)
     ]
     assert 100 < certain_at(found) <= 110
-    assert found[-1].bytes_per_step == pytest.approx(MB, rel=0.05)
+    assert found[-1].bytes_per_step == found[-1].heap == pytest.approx(MB, rel=0.05)
 
 
 def test_of_memory_that_is_not_in_the_process_the_process_may_hold_less() -> None:
@@ -229,3 +229,6 @@ def test_it_says_which_part_is_certain_to_grow(channel: str) -> None:
         found = test.add(step, **figures, process=None)
     assert found is not None
     assert (found.outside, found.cache) == (channel == "heap", channel == "cache")
+    assert (found.heap is None) == (channel != "heap")
+    settled = [test.add(100 + s, active=0, cache=0, process=(s + 99) * MB) for s in range(200)]
+    assert settled[-1].heap is None
