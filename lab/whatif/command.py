@@ -135,7 +135,8 @@ def _print(study: Study, taken: float) -> None:
         print_words("note", note)
     for advice in study.advice:
         print_words("advice", advice.text)
-    print(f"in {taken:.1f} s, {len(study.outcomes):,} settings without training")
+    count = len(study.outcomes)
+    print(f"in {taken:.1f} s, {count:,} setting{'s' * (count != 1)} without training")
 
 
 def _columns(
