@@ -42,6 +42,24 @@ class ConfigError(ValueError):
         return self.value if plain else str(self.value)
 
 
+def why_unreadable(error: Exception) -> str:
+    """Why a text file of ours could not be read, on one line and in words.
+
+    Arguments:
+        error: of opening, decoding or parsing it.
+    """
+    match error:
+        case OSError():
+            return error.strerror or str(error)
+        case UnicodeDecodeError():
+            return f"it is damaged: no text from byte {error.start + 1} on"
+        case json.JSONDecodeError():
+            return f"it is damaged: no JSON in line {error.lineno}, column {error.colno}"
+        case RecursionError():
+            return "it is nested too deeply"
+    return " ".join(str(error).split())
+
+
 def _shown(value: object) -> str:
     """A value as it would be typed, cut off: aliases in a hostile YAML can expand to any size."""
     if value is None:

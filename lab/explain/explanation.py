@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
-from lab.config.schema import ConfigError
+from lab.config.schema import ConfigError, why_unreadable
 from lab.config.units import MB
 from lab.explain.advice import advice_on
 from lab.explain.kinds import KINDS, Rates, kind_of, split
@@ -212,7 +212,7 @@ def read_content(run_dir: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError("run", path, f"cannot be read: {_text(str(error))}") from error
+        raise ConfigError("run", path, f"cannot be read: {why_unreadable(error)}") from error
     version = found.get("version") if isinstance(found, dict) else None
     if version != EXPLAIN_VERSION:
         shown = _text(str(version))
