@@ -12,7 +12,7 @@ from lab.explain.curve import explain_curve
 from lab.explain.explanation import EXPLAIN_FILE, Explanation, read_content
 from lab.explain.report import headline, lines
 from lab.records.files import RunBusy, check_idle, read_summary
-from lab.records.rows import finite, read_rows
+from lab.records.rows import check_rows, finite, read_rows
 
 CURVE = "its curve alone: no census was taken"
 
@@ -21,7 +21,7 @@ def explain_one(run_dir: Path, as_json: bool) -> int:
     """Print the explanation of one run, from its census or else from its curve.
 
     Raises:
-        ConfigError: there is no run, or its ``explain.json`` cannot be read.
+        ConfigError: there is no run, or its ``explain.json`` or its rows cannot be read.
     """
     found, source = find_explanation(run_dir)
     if as_json:
@@ -57,6 +57,7 @@ def find_explanation(run_dir: Path) -> tuple[Mapping[str, Any], str]:
         return content, CURVE if no_census else f"a census of the running process ({EXPLAIN_FILE})"
     if not (run_dir / "metrics.jsonl").is_file():
         raise ConfigError("run", run_dir, "holds no metrics.jsonl; give the folder of a run")
+    check_rows(run_dir)
     return explain_curve(read_rows(run_dir)), CURVE
 
 

@@ -152,6 +152,7 @@ class Explanation:
         step: the step that it was made at; None for one made from a finished run's curve.
         kinds: MB a step of each kind.
         remedies: name, GB given back and seconds, the last two None where they were not measured.
+        finding: of a run without growth, one sentence; empty where nothing tells how sure it is.
         copied: the copy that they were measured in; None where it was the run itself.
     """
 
@@ -167,6 +168,7 @@ class Explanation:
     measured: bool = False
     copied: Copied | None = None
     what: Sequence[str] = ()
+    finding: str = ""
     advice: str = ""
 
     @classmethod
@@ -186,6 +188,7 @@ class Explanation:
             measured=found.get("remedy_is") == "measured",
             copied=Copied.of(found.get("copy")),
             what=list(_what(found.get("holders"))),
+            finding=_text(found.get("finding")),
             advice=_text(found.get("advice")),
         )
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from lab.config.keys import Config
 from lab.config.schema import ConfigError
-from lab.records.rows import plausible, read_jsonl, read_rows
+from lab.records.rows import check_rows, plausible, read_jsonl, read_rows
 from lab.records.summary import figures_so_far
 from lab.whatif.cures import Cures, read_cures
 
@@ -137,6 +137,7 @@ def read_recording(folder: Path) -> Recording:
     config = Config.load(folder / "config.yaml")
     if config.trainer != "lab":
         raise ConfigError("trainer", config.trainer, "has no reloads to predict; trainer=lab has")
+    check_rows(folder)
     try:
         rows = list(_measured(read_rows(folder), config.train.steps))
         events = list(read_jsonl(folder / "events.jsonl"))
