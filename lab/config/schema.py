@@ -17,6 +17,7 @@ from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 AUTO = "auto"
+EXACT = 2**53  # up to which a float holds every whole number
 
 T = TypeVar("T")
 
@@ -146,13 +147,15 @@ def from_words(cls: type[T], words: Mapping[str, str | None]) -> T:
 
 def _typed(word: str) -> object:
     try:
-        return json.loads(word)
+        return whole(json.loads(word))
     except (ValueError, RecursionError):
         return word
 
 
 def draft(cls: type[Any], raw: object) -> dict[str, Any]:
     """Check values like :func:`from_dict`, but let ``auto`` and null pass in ``auto`` fields.
+
+    Where an int is wanted ``1e2`` will do, which Hydra reads as 100.0.
 
     Returns:
         Plain nested mappings with every key; rules between keys are not checked.
@@ -226,9 +229,15 @@ def _convert(key: str, value: Any, hint: Any, metadata: Any, *, undecided: bool)
             _convert(f"{key}[{i}]", v, arguments[0], each, undecided=undecided)
             for i, v in enumerate(value)
         )
-    value = _scalar(key, value, hint, metadata)
+    value = _scalar(key, whole(value) if undecided and hint is int else value, hint, metadata)
     _check_range(key, value, metadata)
     return value
+
+
+def whole(value: Any) -> Any:
+    """An int for a float that is one, as ``1e2`` is; anything else as it is."""
+    is_whole = type(value) is float and value.is_integer() and abs(value) <= EXACT
+    return int(value) if is_whole else value
 
 
 def _scalar(key: str, value: Any, hint: type, metadata: Any) -> Any:
@@ -240,10 +249,16 @@ def _scalar(key: str, value: Any, hint: type, metadata: Any) -> Any:
         allowed = _allowed(metadata)
         word = f"{AUTO} or " if metadata.get("auto") else _words(metadata)
         kind = "" if metadata.get("choices") else kinds[hint] + ", " * bool(allowed)
-        raise ConfigError(key, value, f"must be {word}{kind}{allowed}")
+        remedy = f"; write {key}={value}, without quotes" if _is_number(value) else ""
+        raise ConfigError(key, value, f"must be {word}{kind}{allowed}{remedy}")
     if hint is str and "${" in value:
         raise ConfigError(key, value, "must be plain text; a saved config holds no interpolation")
     return value
+
+
+def _is_number(value: object) -> bool:
+    """Whether a text would be a number without its quotes."""
+    return isinstance(value, str) and type(_typed(value)) in (int, float)
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
@@ -12,7 +13,7 @@ import yaml
 
 from lab.compose.auto import THRESHOLD_SHARE
 from lab.config.keys import Config
-from lab.config.schema import AUTO, ConfigError, from_dict, to_dict
+from lab.config.schema import AUTO, ConfigError, from_dict, to_dict, whole
 from lab.train.reload_policy import active_triggers
 
 KEYS = (
@@ -135,6 +136,9 @@ def _plain(key: str, text: str) -> Any:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
         value = text
+    if isinstance(value, str | float):  # YAML has no 1e2
+        with suppress(ValueError):
+            value = whole(float(value))
     if value is None or isinstance(value, list | dict):
         raise ConfigError(key, text, "must be one value, or several with commas: 25,50,100")
     return value

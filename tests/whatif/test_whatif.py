@@ -192,6 +192,13 @@ def test_settings_that_do_the_same_are_one(recorded: Path) -> None:
     assert labels == ["none", "interval 25", "interval 50"]
 
 
+def test_numbers_may_be_typed_as_hydra_takes_them(recorded: Path) -> None:
+    words = ["reload=interval,threshold", "reload.interval_steps=2e1,30.0"]
+    outcomes = study_of(recorded, [*words, "reload.memory_threshold_gb=1.2e-1"]).outcomes
+    labels = [outcome.setting.label for outcome in outcomes]
+    assert labels == ["interval 20", "interval 30", "threshold 0.12 GB"]
+
+
 def test_a_new_budget_moves_the_threshold_as_auto_does(recorded: Path) -> None:
     words = ["reload=threshold", "memory.budget_gb=1,2", "reload.memory_threshold_gb=auto"]
     labels = [outcome.setting.label for outcome in study_of(recorded, words).outcomes]
