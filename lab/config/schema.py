@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import re
 import reprlib
 from collections.abc import Mapping
 from dataclasses import MISSING, field, fields, is_dataclass
@@ -223,7 +224,8 @@ def _convert(key: str, value: Any, hint: Any, metadata: Any, *, undecided: bool)
         }
     if origin is tuple:
         if not isinstance(value, list | tuple):
-            raise ConfigError(key, value, "must be a list, e.g. [a,b]")
+            shown = value if isinstance(value, str) and value.isprintable() else "a,b"
+            raise ConfigError(key, value, f"must be a list: '{key}=[{shown}]'")
         each = {"choices": metadata.get("choices")}
         return tuple(
             _convert(f"{key}[{i}]", v, arguments[0], each, undecided=undecided)
@@ -249,16 +251,26 @@ def _scalar(key: str, value: Any, hint: type, metadata: Any) -> Any:
         allowed = _allowed(metadata)
         word = f"{AUTO} or " if metadata.get("auto") else _words(metadata)
         kind = "" if metadata.get("choices") else kinds[hint] + ", " * bool(allowed)
-        remedy = f"; write {key}={value}, without quotes" if _is_number(value) else ""
+        meant = _meant_number(value, metadata.get("unit", ""))
+        remedy = f"; write {key}={meant}" if meant else ""
         raise ConfigError(key, value, f"must be {word}{kind}{allowed}{remedy}")
     if hint is str and "${" in value:
         raise ConfigError(key, value, "must be plain text; a saved config holds no interpolation")
     return value
 
 
-def _is_number(value: object) -> bool:
-    """Whether a text would be a number without its quotes."""
-    return isinstance(value, str) and type(_typed(value)) in (int, float)
+def _meant_number(value: object, unit: str) -> str:
+    """The number that a text is but for its quotes or its unit, ``512MB`` in GB; empty for none."""
+    if not isinstance(value, str):
+        return ""
+    if type(_typed(value)) in (int, float):
+        return f"{value}, without quotes"
+    sized = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?) ?([mg])i?b?", value.lower())
+    own = unit[:2].lower()
+    if sized is None or own not in ("mb", "gb"):
+        return ""
+    powers = "mg".index(sized[2]) - "mg".index(own[0])
+    return f"{float(sized[1]) * 1024.0**powers:.6g}"
 
 
 def to_dict(config: Any) -> dict[str, Any]:

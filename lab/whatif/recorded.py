@@ -150,7 +150,8 @@ def read_recording(folder: Path) -> Recording:
     sessions = tuple(_sessions(rows, cures))
     longest = max(map(len, sessions), default=0)
     if longest < LEAST_ROWS:
-        said = f"has {longest} rows between reloads, too few to tell: {LEAST_ROWS} are needed"
+        rows_said = f"{longest} row{'s' * (longest != 1)}"
+        said = f"has {rows_said} between reloads, too few to tell: {LEAST_ROWS} are needed"
         raise ConfigError("run", folder, said if rows else "has no rows with its memory yet")
     if sessions[0].start:
         raise ConfigError("run", folder, f"has no rows before step {sessions[0].start + 1}")

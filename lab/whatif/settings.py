@@ -6,12 +6,14 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from itertools import product
 from typing import Any
 
 import yaml
 
 from lab.compose.auto import THRESHOLD_SHARE
+from lab.compose.habits import all_keys
 from lab.config.keys import Config
 from lab.config.schema import AUTO, ConfigError, from_dict, to_dict, whole
 from lab.train.reload_policy import active_triggers
@@ -121,7 +123,7 @@ def _values(words: Sequence[str]) -> dict[str, list[Any]]:
         key, equals, text = word.partition("=")
         if key not in KEYS:
             allowed = f"lab whatif varies {', '.join(KEYS)}; anything else needs a run"
-            raise ConfigError(key, text if equals else "", allowed)
+            raise ConfigError(key, text if equals else "", allowed + _hint(key))
         if not equals or key in found:
             raise ConfigError(key, text, "is given twice" if equals else f"write {key}=V1,V2,...")
         found[key] = [_plain(key, part.strip()) for part in text.split(",")]
@@ -129,6 +131,14 @@ def _values(words: Sequence[str]) -> dict[str, list[Any]]:
         raise ConfigError("reload.policy", "", "is what reload= sets; give one of them")
     policies = found.pop("reload", None)
     return {"reload.policy": policies, **found} if policies else found
+
+
+def _hint(key: str) -> str:
+    """What was meant by a key that no config has; empty where nothing is like it."""
+    if key in all_keys():
+        return ""
+    near = [known for known in KEYS if key in known] or get_close_matches(key, KEYS, n=1)
+    return f"; did you mean {near[0]}?" if near and key else ""
 
 
 def _plain(key: str, text: str) -> Any:

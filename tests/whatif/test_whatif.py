@@ -432,6 +432,8 @@ def _short(folder: Path) -> None:
         (None, ["train.steps=2000000"], "predicts at most 1,000,000 steps"),
         (None, ["train.batch_size=4"], "varies reload, reload.policy, reload.interval_steps"),
         (None, ["reload.intervall=4"], "lab whatif varies reload"),
+        (None, ["interval_steps=4"], "did you mean reload.interval_steps?"),
+        (None, ["train.stpes=4"], "did you mean train.steps?"),
         (None, ["reload=sometimes"], "must be one of none, interval"),
         (None, ["reload.interval_steps=-1"], "must be at least 0 steps"),
         (None, ["reload.interval_steps=5.5"], "must be a whole number"),
