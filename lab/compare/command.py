@@ -20,7 +20,7 @@ from lab.compare.table import BEGAN, PEAK, TEST, Row, heads, rows_of
 from lab.config.schema import ConfigError
 from lab.records.replace import check_replaceable, is_marked, replacing
 from lab.tracking.closing import relative
-from lab.tracking.printed import Column, print_table, print_words
+from lab.tracking.printed import LEAST_NAME, Column, print_table, print_words
 from lab.tracking.text import MEMORY_WORDS, short_names
 
 if TYPE_CHECKING:
@@ -189,9 +189,13 @@ def _console_columns(comparison: Comparison) -> list[Column]:
 
     at = count + columns.index("reloads")
     reloads = [f"{round(float(row.cells[at].order), 1):g}" for row in rows]
+    folders = [row.folder for row in rows]
     return [
         Column("run", [row.name for row in rows], right=True),
-        *(Column(name, [row.cells[i].text for row in rows]) for i, name in enumerate(names)),
+        *(
+            Column(name, [row.cells[i].text for row in rows], least=LEAST_NAME)
+            for i, name in enumerate(names)
+        ),
         figure("state", 3),
         figure("steps", 7, right=True),
         figure("final loss", 2, right=True, short="loss"),
@@ -202,7 +206,7 @@ def _console_columns(comparison: Comparison) -> list[Column]:
         figure("tokens/s", 8, right=True),
         figure("loss curve", 4),
         *([figure("what grows", 6), figure("its remedy", 9)] if explained else ()),
-        *([Column("folder", [row.folder for row in rows]), figure(BEGAN, 5)] if twins else ()),
+        *([Column("folder", folders, least=LEAST_NAME), figure(BEGAN, 5)] if twins else ()),
     ]
 
 

@@ -13,7 +13,9 @@ from lab.explain.explanation import EXPLAIN_FILE, Explanation, read_content
 from lab.explain.report import headline, lines
 from lab.records.files import RunBusy, check_idle, read_summary
 from lab.records.rows import check_rows, finite, read_rows
+from lab.tracking.printed import print_line
 
+INDENT = 11  # of what a line says after its heading
 CURVE = "its curve alone: no census was taken"
 
 
@@ -26,8 +28,8 @@ def explain_one(run_dir: Path, as_json: bool) -> int:
     found, source = find_explanation(run_dir)
     if as_json:
         return _print_json(found)
-    print("\n".join(lines(Explanation.of(found))))
-    print(f"  {'from':<8} {source}{_state(run_dir)}")
+    for line in (*lines(Explanation.of(found)), f"  {'from':<8} {source}{_state(run_dir)}"):
+        print_line(line, indent=INDENT if line.startswith("  ") else 2)
     return 0
 
 
@@ -44,7 +46,7 @@ def explain_sweep(run_dirs: Sequence[Path], as_json: bool) -> int:
     width = max(map(len, found), default=0)
     for name, content in found.items():
         said = content.get("error") or headline(Explanation.of(content))
-        print(f"{name:<{width}}  {said}")
+        print_line(f"{name:<{width}}  {said}", indent=width + 2)
     return 0
 
 

@@ -13,7 +13,7 @@ from lab.reproduce.reproduce import Reproduction, reproduce_run
 from lab.sweep.index import jobs_of
 from lab.sweep.lease import is_leased
 from lab.tracking.closing import relative
-from lab.tracking.printed import Column, print_table
+from lab.tracking.printed import LEAST_NAME, Column, print_table
 from lab.tracking.text import number
 
 log = logging.getLogger("lab")
@@ -75,6 +75,7 @@ def _print_table(made: Mapping[int, Reproduction], jobs: int) -> None:
         ]
         for one in made.values()
     ]
+    folders = [relative(one.folder) if one.folder else "-" for one in made.values()]
     heads = (("loss then", 0), ("now", 0), ("peak GB then", 1), ("now", 1))
     print_table(
         [
@@ -84,7 +85,7 @@ def _print_table(made: Mapping[int, Reproduction], jobs: int) -> None:
                 Column(head, [cells[i] for cells in figures], right=True, rank=rank)
                 for i, (head, rank) in enumerate(heads)
             ),
-            Column("run", [relative(one.folder) if one.folder else "-" for one in made.values()]),
+            Column("run", folders, least=LEAST_NAME),
         ]
     )
     same = sum(one.exit_code == 0 for one in made.values())

@@ -16,7 +16,7 @@ from lab.sweep.scores import Scores, load_config
 from lab.tracking.closing import command, relative, resume_command
 from lab.tracking.folders import outputs_of
 from lab.tracking.opening import ways_to_open
-from lab.tracking.printed import Column, print_table
+from lab.tracking.printed import LEAST_NAME, Column, print_table
 from lab.tracking.queued import FINISH_SECONDS
 from lab.tracking.text import MEMORY_WORDS, duration, number, short_names
 
@@ -66,7 +66,7 @@ def _columns(
     return [
         Column("job", [str(n) for n in states], right=True),
         *(
-            Column(name, [values[i] for values in swept])
+            Column(name, [values[i] for values in swept], least=LEAST_NAME)
             for i, name in enumerate(short_names(index.swept))
         ),
         Column("state", list(states.values())),

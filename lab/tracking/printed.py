@@ -5,11 +5,13 @@ from __future__ import annotations
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 
 GAP = 2  # columns of the terminal between those of the table
 HEAD = 8  # letters of the heading of a sentence
+LEAST_NAME = 24  # letters that are enough of a name or a path
 NARROWEST = 8  # letters that a cell keeps where it has to be cut
 
 
@@ -24,6 +26,8 @@ class Column:
         short_cells: its cells there; by default the same.
         rank: of what a narrow terminal does without the highest goes first, all of one rank at
             once; 0 always stays.
+        least: letters to which its cells may be cut before another column is left out, for names
+            and paths; 0: only where nothing else helps.
     """
 
     head: str
@@ -32,6 +36,7 @@ class Column:
     short: str = ""
     short_cells: Sequence[str] = ()
     rank: int = 0
+    least: int = 0
 
     @property
     def width(self) -> int:
@@ -63,14 +68,18 @@ def print_table(columns: Sequence[Column]) -> None:
 
 
 def print_words(head: str, text: str) -> None:
-    """Print a sentence after its heading; in a terminal it is broken between words only."""
-    line, width = f"{head:<{HEAD}} {text}", terminal_width()
-    broken = [line]
+    """Print a sentence after its heading, as :func:`print_line`."""
+    print_line(f"{head:<{HEAD}} {text}", indent=HEAD + 1)
+
+
+def print_line(line: str, *, indent: int) -> None:
+    """Print a line; in a terminal it is broken between words only, what follows indented."""
+    width, broken = terminal_width(), [line]
     if width is not None:
         broken = textwrap.wrap(
             line,
             width,
-            subsequent_indent=" " * (HEAD + 1),
+            subsequent_indent=" " * indent,
             break_long_words=False,  # paths and commands
             break_on_hyphens=False,
         )
@@ -84,30 +93,33 @@ def terminal_width() -> int | None:
 
 def fitted(columns: Sequence[Column], width: int) -> list[Column]:
     """The columns as they go into a width: shortened, then without some, then with cut cells."""
+    if width_of(columns) <= width:
+        return list(columns)
+    shown = [replace(c, head=c.short or c.head, cells=c.short_cells or c.cells) for c in columns]
+    for rank in [inf, *sorted({column.rank for column in columns} - {0}, reverse=True)]:
+        shown = [column for column in shown if column.rank != rank]
+        cut = _cut_to(shown, width, lambda column: column.least or column.width)
+        if width_of(cut) <= width:
+            return cut
+    return _cut_to(shown, width, lambda _: NARROWEST)
+
+
+def _cut_to(columns: Sequence[Column], width: int, least: Callable[[Column], int]) -> list[Column]:
+    """The columns with the widest cells cut until they fit, or none can be cut further."""
+    floors = [least(column) for column in columns]
     shown = list(columns)
-    for shown in _narrower(columns):
-        if width_of(shown) <= width:
-            return shown
     while width_of(shown) > width:
-        widest = max(shown, key=lambda column: column.width)
-        if widest.width <= NARROWEST:
+        wide = [i for i, column in enumerate(shown) if column.width > floors[i]]
+        if not wide:
             break
-        shown[shown.index(widest)] = _cut(widest, widest.width - 1)
+        widest = max(wide, key=lambda i: shown[i].width)
+        shown[widest] = _cut(columns[widest], shown[widest].width - 1)
     return shown
 
 
 def width_of(columns: Sequence[Column]) -> int:
     """Letters in a line of the table."""
     return sum(column.width for column in columns) + GAP * (len(columns) - 1)
-
-
-def _narrower(columns: Sequence[Column]) -> Iterator[list[Column]]:
-    yield list(columns)
-    shown = [replace(c, head=c.short or c.head, cells=c.short_cells or c.cells) for c in columns]
-    yield list(shown)
-    for rank in sorted({column.rank for column in columns} - {0}, reverse=True):
-        shown = [column for column in shown if column.rank != rank]
-        yield list(shown)
 
 
 def _cut(column: Column, width: int) -> Column:

@@ -70,6 +70,7 @@ texts = st.text(st.characters(categories=["L", "N"]), max_size=30)
             cells=st.lists(texts, min_size=3, max_size=3),
             short=texts,
             rank=st.integers(0, 3),
+            least=st.sampled_from([0, 12]),
         ),
         min_size=1,
         max_size=6,
@@ -86,6 +87,15 @@ def test_a_table_goes_into_a_width_and_keeps_what_names_its_rows(
         assert shown == columns
     elif width_of(shown) > width:
         assert all(column.width <= NARROWEST for column in shown)
+
+
+def test_a_long_name_is_cut_before_a_figure_is_left_out() -> None:
+    name = Column("name", ["a" * 50, "b" * 50], least=12)
+    figures = [Column("loss", ["2.5", "2.4"], rank=2), Column("time", ["0:12", "0:13"], rank=1)]
+    shown = fitted([name, *figures], 26)
+    assert [column.head for column in shown] == ["name", "loss", "time"]
+    assert shown[0].width == 14
+    assert [column.head for column in fitted([name, *figures], 20)] == ["name", "time"]
 
 
 def test_a_cell_that_has_to_be_cut_keeps_both_ends() -> None:
