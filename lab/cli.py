@@ -84,6 +84,9 @@ def _parsed(words: Sequence[str]) -> tuple[str, Namespace]:
     )
     parser.add_argument("--version", action="version", version=version("mlx-memory-lab"))
     parser.add_argument("command")
+    if not words:
+        parser.print_help(sys.stderr)
+        raise SystemExit(2)
     name = _command(parser.parse_args(words[: _up_to_command(words)]).command)
     own = ArgumentParser(prog=f"lab {name}", description=COMMANDS[name])
     import_module(f"lab.commands.{name}").add_arguments(own)

@@ -28,6 +28,14 @@ def test_each_command_says_what_it_takes(name: str, capsys: pytest.CaptureFixtur
     assert COMMANDS[name] in " ".join(told.split())
 
 
+def test_no_command_at_all_lists_them(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as left:
+        main([])
+    assert left.value.code == 2
+    told = capsys.readouterr().err
+    assert all(f"  {name} " in told for name in COMMANDS)
+
+
 @pytest.mark.parametrize(("typed", "meant"), [("comapre", "compare"), ("explian", "explain")])
 def test_a_command_that_is_misspelt_names_the_one_that_is_meant(
     typed: str, meant: str, capsys: pytest.CaptureFixture[str]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import sys
 from argparse import ArgumentParser, Namespace
 
 
@@ -22,6 +20,7 @@ def run(arguments: Namespace) -> int:
     from lab.catalog.entries import SweepEntry, in_states, states_of
     from lab.catalog.listing import table, to_json
     from lab.catalog.names import OUTPUTS, folder_of
+    from lab.tracking.printed import terminal_width
 
     states = states_of(arguments.state)
     folder = OUTPUTS if arguments.folder is None else folder_of(arguments.folder)
@@ -34,6 +33,6 @@ def run(arguments: Namespace) -> int:
         print(f"no runs in {folder}" + (f" that are {' or '.join(states)}" if entries else ""))
         return 0
     is_sweep = len(entries) == 1 and isinstance(entries[0], SweepEntry)
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    print("\n".join(table(shown, unfold=arguments.all or is_sweep, width=width)))
+    unfold = arguments.all or is_sweep
+    print("\n".join(table(shown, unfold=unfold, width=terminal_width())))
     return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from argparse import ArgumentParser, Namespace
-from contextlib import suppress
+from collections.abc import Sequence
 from pathlib import Path
 
 from lab.config.schema import ConfigError
@@ -32,11 +32,15 @@ def run(arguments: Namespace) -> int:
     begun = [run for run in runs if (run / "metrics.jsonl").is_file()]
     if not begun:
         raise ConfigError("run", folder, "holds no metrics.jsonl; give the folder of a run")
-    if not any(map(_is_readable, begun)):
-        unread = "holds neither a config.yaml nor a row that can be read"
-        raise ConfigError("run", folder, unread)
+    damaged = _damaged(begun)
+    if len(damaged) == len(begun):
+        raise damaged[begun[0]]
     code = 0
     for run in begun:
+        if run in damaged:
+            print(f"cannot draw {damaged[run]}", file=sys.stderr)
+            code = 1
+            continue
         try:
             drawn = [plot_run(run, growth_note(run)), plot_profile(run)]
         except OSError as error:
@@ -47,17 +51,14 @@ def run(arguments: Namespace) -> int:
     return code
 
 
-def _is_readable(run_dir: Path) -> bool:
-    """Whether anything in a run's files is as a run of this lab writes it; a new one is empty."""
-    from lab.config.keys import Config
-    from lab.records.rows import read_rows
+def _damaged(runs: Sequence[Path]) -> dict[Path, ConfigError]:
+    """The runs whose rows are lost."""
+    from lab.records.rows import check_rows
 
-    rows = run_dir / "metrics.jsonl"
-    with suppress(OSError):
-        if not rows.stat().st_size or next(read_rows(run_dir), None) is not None:
-            return True
-    try:
-        Config.load(run_dir / "config.yaml")
-    except ConfigError:
-        return False
-    return True
+    found = {}
+    for run in runs:
+        try:
+            check_rows(run)
+        except ConfigError as error:
+            found[run] = error
+    return found

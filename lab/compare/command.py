@@ -16,15 +16,15 @@ from lab.compare.comparison import Comparison, compare, format_setting
 from lab.compare.figure import draw
 from lab.compare.page import render
 from lab.compare.read import Run, read_run
-from lab.compare.table import BEGAN, PEAK, TEST, heads, rows_of
+from lab.compare.table import BEGAN, PEAK, TEST, Row, heads, rows_of
 from lab.config.schema import ConfigError
 from lab.records.replace import check_replaceable, is_marked, replacing
 from lab.tracking.closing import relative
+from lab.tracking.printed import LEAST_NAME, Column, print_table, print_words
 from lab.tracking.text import MEMORY_WORDS, short_names
 
 if TYPE_CHECKING:
     from polars import DataFrame
-    from rich.table import Table
 
 COMBINED_FOLDER = Path("outputs/compare")  # where runs of several folders are compared
 MARKED = ("compare.html", "compare.png")
@@ -166,40 +166,49 @@ def _column(values: list[Any]) -> list[Any]:
 
 
 def _print_comparison(comparison: Comparison) -> None:
-    from rich.console import Console
-    from rich.measure import Measurement
-
-    console = Console(highlight=False, markup=False, emoji=False)
-    table = _console_table(comparison)
-    needed = Measurement.get(console, console.options.update(max_width=1000), table).maximum
-    console.width = max(console.width, needed)  # a line that wraps is better than one that is cut
-    console.print(table)
-    console.print(f"choose   {advice(comparison)}", soft_wrap=True)
+    print_table(_console_columns(comparison))
+    print_words("choose", advice(comparison))
     for note in comparison.notes[:TERMINAL_NOTES]:
-        console.print(f"note     {note}", soft_wrap=True)
+        print_words("note", note)
     if len(comparison.notes) > TERMINAL_NOTES:
-        console.print(f"note     and {len(comparison.notes) - TERMINAL_NOTES} more, see the page")
+        print_words("note", f"and {len(comparison.notes) - TERMINAL_NOTES} more, see the page")
 
 
-def _console_table(comparison: Comparison) -> Table:
+def _console_columns(comparison: Comparison) -> list[Column]:
     """A row a line; the folder and the time of runs that no setting tells apart."""
-    from rich.table import Table
-
     names = short_names(comparison.keys)[:TERMINAL_SETTINGS]
-    peak = f"{PEAK}, {MEMORY_WORDS[comparison.figure]}"
-    tested = (TEST,) if comparison.is_tested else ()
-    figures = ("steps", "final loss", *tested, peak, "reloads", "overhead", "tokens/s")
-    texts = ("loss curve", *(("what grows", "its remedy") if comparison.is_explained else ()))
-    apart = ("folder", BEGAN) if comparison.has_twins else ()
-    shown = ("state", *figures, *texts, *apart)
-    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
-    for name in ("run", *names, *shown):
-        table.add_column(name, justify="right" if name in ("run", *figures) else "left")
-    count = len(comparison.keys)
+    count, rows = len(comparison.keys), _console_rows(comparison)
+    word = MEMORY_WORDS[comparison.figure]
+    peak, short_peak = f"{PEAK}, {word}", PEAK * (comparison.figure == "process")
+    explained, twins = comparison.is_explained, comparison.has_twins
     columns = [head for head, _, _ in heads(comparison)][count:]
-    for row in (row for row in rows_of(comparison, Path()) if row.kind != "member"):
-        settings = [cell.text for cell in row.cells[:count]][: len(names)]
-        cells = {name: cell.text for name, cell in zip(columns, row.cells[count:], strict=True)}
-        told = (row.folder if name == "folder" else cells[name] for name in shown)
-        table.add_row(row.name, *settings, *told)
-    return table
+
+    def figure(name: str, rank: int, **more: Any) -> Column:
+        cells = [row.cells[count + columns.index(name)].text for row in rows]
+        return Column(name, cells, rank=rank, **more)
+
+    at = count + columns.index("reloads")
+    reloads = [f"{round(float(row.cells[at].order), 1):g}" for row in rows]
+    folders = [row.folder for row in rows]
+    return [
+        Column("run", [row.name for row in rows], right=True),
+        *(
+            Column(name, [row.cells[i].text for row in rows], least=LEAST_NAME)
+            for i, name in enumerate(names)
+        ),
+        figure("state", 3),
+        figure("steps", 7, right=True),
+        figure("final loss", 2, right=True, short="loss"),
+        *([figure(TEST, 2, right=True)] if comparison.is_tested else ()),
+        figure(peak, 0, right=True, short=short_peak),
+        figure("reloads", 1, right=True, short_cells=reloads),
+        figure("overhead", 1, right=True),
+        figure("tokens/s", 8, right=True),
+        figure("loss curve", 4),
+        *([figure("what grows", 6), figure("its remedy", 9)] if explained else ()),
+        *([Column("folder", folders, least=LEAST_NAME), figure(BEGAN, 5)] if twins else ()),
+    ]
+
+
+def _console_rows(comparison: Comparison) -> list[Row]:
+    return [row for row in rows_of(comparison, Path()) if row.kind != "member"]

@@ -107,7 +107,8 @@ def _a_sweep(text: str, overrides: Sequence[str]) -> str | None:
     key, _, value = word.partition("=")
     if get_origin(all_keys().get(override_key(word))) is tuple:
         return f"{word}: a list needs brackets: {shlex.quote(f'{key}=[{value}]')}"
-    return f"{word}: several values are a sweep: {as_sweep(overrides)}"
+    together = f"; all in one run: {shlex.quote(f'{key}=[{value}]')}" if key == "fault" else ""
+    return f"{word}: several values are a sweep: {as_sweep(overrides)}{together}"
 
 
 def _needless_plus(text: str, overrides: Sequence[str]) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from functools import cache
@@ -134,8 +135,9 @@ def _like(key: str) -> str | None:
 
 def meant_option(option: str, options: Sequence[str]) -> str:
     """What is allowed for a group that has no such option: all, and which are like it."""
-    near = [name for name in options if option and name.startswith(option)]
-    near = near or difflib.get_close_matches(option, options, n=1)
+    word = re.sub(r"[^a-z0-9]+", "_", option.lower())  # as hubs write it: Qwen3-0.6B
+    near = [name for name in options if word.strip("_") and name.startswith(word)]
+    near = near or difflib.get_close_matches(word, options, n=1)
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
     return f"must be one of {', '.join(options)}{hint}"
 

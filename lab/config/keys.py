@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal, Self
 
-from lab.config.schema import ConfigError, from_dict, setting, to_dict
+from lab.config.schema import ConfigError, from_dict, setting, to_dict, why_unreadable
 
 CONFIG_VERSION = 2
 """Of a new config. In version 1 the leak trigger goes by the slope alone; it keeps its version."""
@@ -294,8 +294,7 @@ class Config:
         try:
             raw = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-            reason = " ".join(str(error).split())
-            raise ConfigError(str(path), "", f"cannot be read: {reason}") from error
+            raise ConfigError(str(path), "", f"cannot be read: {why_unreadable(error)}") from error
         if isinstance(raw, dict) and "version" in raw:
             _check_version(raw["version"])  # before a newer version's keys are called unknown
         return from_dict(cls, raw)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import re
 import reprlib
 from collections.abc import Mapping
 from dataclasses import MISSING, field, fields, is_dataclass
@@ -17,6 +18,7 @@ from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 AUTO = "auto"
+EXACT = 2**53  # up to which a float holds every whole number
 
 T = TypeVar("T")
 
@@ -40,6 +42,24 @@ class ConfigError(ValueError):
         """The value as JSON can hold it, for another process to make the same error of."""
         plain = isinstance(self.value, bool | int | float | NoneType)
         return self.value if plain else str(self.value)
+
+
+def why_unreadable(error: Exception) -> str:
+    """Why a text file of ours could not be read, on one line and in words.
+
+    Arguments:
+        error: of opening, decoding or parsing it.
+    """
+    match error:
+        case OSError():
+            return error.strerror or str(error)
+        case UnicodeDecodeError():
+            return f"it is damaged: no text from byte {error.start + 1} on"
+        case json.JSONDecodeError():
+            return f"it is damaged: no JSON in line {error.lineno}, column {error.colno}"
+        case RecursionError():
+            return "it is nested too deeply"
+    return " ".join(str(error).split())
 
 
 def _shown(value: object) -> str:
@@ -128,13 +148,15 @@ def from_words(cls: type[T], words: Mapping[str, str | None]) -> T:
 
 def _typed(word: str) -> object:
     try:
-        return json.loads(word)
+        return whole(json.loads(word))
     except (ValueError, RecursionError):
         return word
 
 
 def draft(cls: type[Any], raw: object) -> dict[str, Any]:
     """Check values like :func:`from_dict`, but let ``auto`` and null pass in ``auto`` fields.
+
+    Where an int is wanted ``1e2`` will do, which Hydra reads as 100.0.
 
     Returns:
         Plain nested mappings with every key; rules between keys are not checked.
@@ -202,15 +224,22 @@ def _convert(key: str, value: Any, hint: Any, metadata: Any, *, undecided: bool)
         }
     if origin is tuple:
         if not isinstance(value, list | tuple):
-            raise ConfigError(key, value, "must be a list, e.g. [a,b]")
+            shown = value if isinstance(value, str) and value.isprintable() else "a,b"
+            raise ConfigError(key, value, f"must be a list: '{key}=[{shown}]'")
         each = {"choices": metadata.get("choices")}
         return tuple(
             _convert(f"{key}[{i}]", v, arguments[0], each, undecided=undecided)
             for i, v in enumerate(value)
         )
-    value = _scalar(key, value, hint, metadata)
+    value = _scalar(key, whole(value) if undecided and hint is int else value, hint, metadata)
     _check_range(key, value, metadata)
     return value
+
+
+def whole(value: Any) -> Any:
+    """An int for a float that is one, as ``1e2`` is; anything else as it is."""
+    is_whole = type(value) is float and value.is_integer() and abs(value) <= EXACT
+    return int(value) if is_whole else value
 
 
 def _scalar(key: str, value: Any, hint: type, metadata: Any) -> Any:
@@ -222,10 +251,26 @@ def _scalar(key: str, value: Any, hint: type, metadata: Any) -> Any:
         allowed = _allowed(metadata)
         word = f"{AUTO} or " if metadata.get("auto") else _words(metadata)
         kind = "" if metadata.get("choices") else kinds[hint] + ", " * bool(allowed)
-        raise ConfigError(key, value, f"must be {word}{kind}{allowed}")
+        meant = _meant_number(value, metadata.get("unit", ""))
+        remedy = f"; write {key}={meant}" if meant else ""
+        raise ConfigError(key, value, f"must be {word}{kind}{allowed}{remedy}")
     if hint is str and "${" in value:
         raise ConfigError(key, value, "must be plain text; a saved config holds no interpolation")
     return value
+
+
+def _meant_number(value: object, unit: str) -> str:
+    """The number that a text is but for its quotes or its unit, ``512MB`` in GB; empty for none."""
+    if not isinstance(value, str):
+        return ""
+    if type(_typed(value)) in (int, float):
+        return f"{value}, without quotes"
+    sized = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?) ?([mg])i?b?", value.lower())
+    own = unit[:2].lower()
+    if sized is None or own not in ("mb", "gb"):
+        return ""
+    powers = "mg".index(sized[2]) - "mg".index(own[0])
+    return f"{float(sized[1]) * 1024.0**powers:.6g}"
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -102,17 +102,19 @@ def curve_advice(kind: str) -> str:
     return f"{what}, as the curve alone says: {again}"
 
 
-def steady_advice(slope_mb: float, steps: int, high_mb: float, confidence: float) -> str:
-    """What is said where nothing is certain to grow, with the figure."""
+def steady(slope_mb: float, steps: int, high_mb: float, confidence: float) -> tuple[str, str]:
+    """What is found where nothing is certain to grow, with the figure; and what to do."""
     figure = f"{slope_mb:.2g} MB a step over {steps:,} steps, at most {high_mb:.2g} with "
     said = f"{figure}{confidence:.1%} confidence"
     if high_mb <= SMALL_MB:
-        return f"Nothing grows: {said}"
-    return f"No growth is certain: {said}; more steps would tell"
+        return f"Nothing grows: {said}", "No remedy and no reload is needed"
+    return f"No growth is certain: {said}", "More steps would tell"
 
 
-def too_short_advice(steps: int, needed: int) -> str:
-    return (
+def too_short(steps: int, needed: int, warm_up: int) -> tuple[str, str]:
+    """What is found in a run of few steps, and what to do."""
+    found = (
         f"Too short to tell: {steps} steps after the warm-up and between two reloads, "
         f"{needed} are needed"
     )
+    return found, f"Train {needed + warm_up} steps or more, with no reload among them, to see it"

@@ -12,8 +12,10 @@ from lab.explain.curve import explain_curve
 from lab.explain.explanation import EXPLAIN_FILE, Explanation, read_content
 from lab.explain.report import headline, lines
 from lab.records.files import RunBusy, check_idle, read_summary
-from lab.records.rows import finite, read_rows
+from lab.records.rows import check_rows, finite, read_rows
+from lab.tracking.printed import print_line
 
+INDENT = 11  # of what a line says after its heading
 CURVE = "its curve alone: no census was taken"
 
 
@@ -21,13 +23,13 @@ def explain_one(run_dir: Path, as_json: bool) -> int:
     """Print the explanation of one run, from its census or else from its curve.
 
     Raises:
-        ConfigError: there is no run, or its ``explain.json`` cannot be read.
+        ConfigError: there is no run, or its ``explain.json`` or its rows cannot be read.
     """
     found, source = find_explanation(run_dir)
     if as_json:
         return _print_json(found)
-    print("\n".join(lines(Explanation.of(found))))
-    print(f"  {'from':<8} {source}{_state(run_dir)}")
+    for line in (*lines(Explanation.of(found)), f"  {'from':<8} {source}{_state(run_dir)}"):
+        print_line(line, indent=INDENT if line.startswith("  ") else 2)
     return 0
 
 
@@ -44,7 +46,7 @@ def explain_sweep(run_dirs: Sequence[Path], as_json: bool) -> int:
     width = max(map(len, found), default=0)
     for name, content in found.items():
         said = content.get("error") or headline(Explanation.of(content))
-        print(f"{name:<{width}}  {said}")
+        print_line(f"{name:<{width}}  {said}", indent=width + 2)
     return 0
 
 
@@ -57,6 +59,7 @@ def find_explanation(run_dir: Path) -> tuple[Mapping[str, Any], str]:
         return content, CURVE if no_census else f"a census of the running process ({EXPLAIN_FILE})"
     if not (run_dir / "metrics.jsonl").is_file():
         raise ConfigError("run", run_dir, "holds no metrics.jsonl; give the folder of a run")
+    check_rows(run_dir)
     return explain_curve(read_rows(run_dir)), CURVE
 
 

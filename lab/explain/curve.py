@@ -12,7 +12,7 @@ from itertools import combinations, groupby
 from typing import Any
 
 from lab.config.units import GB, MB
-from lab.explain.advice import curve_advice, steady_advice, too_short_advice
+from lab.explain.advice import curve_advice, steady, too_short
 from lab.explain.explanation import EXPLAIN_VERSION, expected_remedy
 from lab.explain.kinds import KINDS, Rates, largest, split
 from lab.records.slope import WARM_UP_STEPS, median
@@ -88,11 +88,13 @@ def explain_curve(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         "remedy_is": "expected",
     }
     if memory is None:
-        return result | {"advice": too_short_advice(max(map(len, curves)), LEAST_STEPS)}
+        finding, advice = too_short(max(map(len, curves)), LEAST_STEPS, WARM_UP_STEPS)
+        return result | {"finding": finding, "advice": advice}
     result |= {"mb_per_step": memory.slope / MB, "confidence": CONFIDENCE}
     if not memory.grows:
         high = max(memory.high, 0.0) / MB
-        return result | {"advice": steady_advice(memory.slope / MB, memory.steps, high, CONFIDENCE)}
+        finding, advice = steady(memory.slope / MB, memory.steps, high, CONFIDENCE)
+        return result | {"finding": finding, "advice": advice}
     kinds = split(_rates(stretch))
     kind = largest(kinds)
     return result | {

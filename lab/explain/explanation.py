@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
-from lab.config.schema import ConfigError
+from lab.config.schema import ConfigError, why_unreadable
 from lab.config.units import MB
 from lab.explain.advice import advice_on
 from lab.explain.kinds import KINDS, Rates, kind_of, split
@@ -154,6 +154,7 @@ class Explanation:
         step: the step that it was made at; None for one made from a finished run's curve.
         kinds: MB a step of each kind.
         remedies: name, GB given back and seconds, the last two None where they were not measured.
+        finding: of a run without growth, one sentence; empty where nothing tells how sure it is.
         copied: the copy that they were measured in; None where it was the run itself.
     """
 
@@ -169,6 +170,7 @@ class Explanation:
     measured: bool = False
     copied: Copied | None = None
     what: Sequence[str] = ()
+    finding: str = ""
     advice: str = ""
 
     @property
@@ -195,6 +197,7 @@ class Explanation:
             measured=found.get("remedy_is") == "measured",
             copied=Copied.of(found.get("copy")),
             what=list(_what(found.get("holders"))),
+            finding=_text(found.get("finding")),
             advice=_text(found.get("advice")),
         )
 
@@ -221,7 +224,7 @@ def read_content(run_dir: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError("run", path, f"cannot be read: {_text(str(error))}") from error
+        raise ConfigError("run", path, f"cannot be read: {why_unreadable(error)}") from error
     version = found.get("version") if isinstance(found, dict) else None
     if version != EXPLAIN_VERSION:
         shown = _text(str(version))

@@ -22,7 +22,7 @@ SAYS = {
 def headline(found: Explanation) -> str:
     """``memory grows by 1.0 MB a step: arrays in lab...history[7]; remedy reload_in_process``."""
     if not found.grows:
-        return found.advice or "memory does not grow"
+        return found.finding or "memory does not grow"
     of_kind = found.kinds.get(found.kind, found.mb_per_step)  # what is told, not all beside it
     rate = "" if of_kind is None else f" by {of_kind:.2g} MB a step"
     where = f" in {found.holder}" if found.holder else ""

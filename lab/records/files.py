@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from lab.config.schema import ConfigError
+from lab.config.schema import ConfigError, why_unreadable
 from lab.machine import process
 from lab.records.rows import METRIC_KEYS, decode, encode, finite
 
@@ -258,7 +258,7 @@ def read_summary(run_dir: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError("run", path, f"cannot be read: {error}") from error
+        raise ConfigError("run", path, f"cannot be read: {why_unreadable(error)}") from error
     if not isinstance(summary, dict):
         raise ConfigError("run", path, "cannot be read: it is no JSON object")
     return summary
@@ -342,8 +342,9 @@ def _is_cut(rest: bytes, begins: bytes) -> bool:
 
 def _not_a_row(path: Path, number: int, line: bytes) -> ConfigError:
     shown = line[:60].decode(errors="replace").rstrip()
+    found = repr(shown) if shown.isprintable() else "no text"
     return ConfigError(
         "run",
         f"{path}, line {number}",
-        f"is not a line that this lab wrote: {shown!r}; mend or remove it, or begin a new run",
+        f"is not a line that this lab wrote: {found}; mend or remove it, or begin a new run",
     )

@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from lab.config.schema import ConfigError
+from lab.config.schema import ConfigError, why_unreadable
 from lab.config.units import GB, MB
 from lab.records.files import write_json
 from lab.records.rows import read_rows
@@ -225,8 +225,10 @@ def read_profile(run_dir: Path) -> Profile | None:
         return summarise_spans([Span.of(e["args"]) for e in events if e["ph"] == "X"])
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, LookupError, TypeError, ArithmeticError) as error:
-        raise ConfigError("run", path, f"cannot be read: {error!r}") from error
+    except (OSError, ValueError) as error:
+        raise ConfigError("run", path, f"cannot be read: {why_unreadable(error)}") from error
+    except (LookupError, TypeError, ArithmeticError, RecursionError) as error:
+        raise ConfigError("run", path, "cannot be read: it is no profile of this lab") from error
 
 
 def _names() -> Iterator[dict[str, Any]]:

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from lab.config.schema import ConfigError, why_unreadable
+
 MEMORY_KEYS = (
     "memory/active_gb",
     "memory/cache_gb",
@@ -35,6 +37,7 @@ METRIC_KEYS = (
 )
 """Keys of every row of ``metrics.jsonl``, in order; ``val_loss`` follows after a validation."""
 
+ROW_BYTES = 65536  # that no row has
 MOST = 1e9  # GB, seconds, tokens of a step: none has more
 
 _encode = json.JSONEncoder(allow_nan=False, ensure_ascii=False).encode
@@ -102,6 +105,28 @@ def read_rows(run_dir: Path) -> Iterator[dict[str, Any]]:
         OSError: the file exists and cannot be read.
     """
     return (row for row in read_jsonl(run_dir / "metrics.jsonl") if type(row.get("step")) is int)
+
+
+def check_rows(run_dir: Path) -> None:
+    """Refuse a run whose rows are lost: its ``metrics.jsonl`` is not empty and holds none.
+
+    Half a row may be the first of a run that has just begun.
+
+    Raises:
+        ConfigError: the file is damaged, or cannot be read.
+    """
+    path = run_dir / "metrics.jsonl"
+    try:
+        if next(read_rows(run_dir), None) is not None:
+            return
+        with path.open("rb") as file:
+            begin = file.read(ROW_BYTES)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise ConfigError("run", path, f"cannot be read: {why_unreadable(error)}") from error
+    if begin and not (begin.startswith(b"{") and b"\n" not in begin):
+        raise ConfigError("run", path, "is damaged: it holds no row that can be read")
 
 
 def plausible(value: object) -> float | None:

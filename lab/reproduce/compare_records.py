@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 
 from lab.config.schema import ConfigError
 from lab.records.files import read_summary
-from lab.records.rows import read_jsonl, read_rows
+from lab.records.rows import check_rows, read_jsonl, read_rows
 from lab.records.summary import figures_so_far
 
 COMPARED = ("loss", "learning_rate", "tokens")
@@ -35,6 +35,7 @@ class Records:
         config_sha256: hash of the config that the run was started with.
         environment: versions, device, fingerprints.
         figures: from the summary; for a run without one, from its rows so far.
+        lost_rows: why a run that has trained has no row; empty where it has one.
     """
 
     rows: tuple[Row, ...] = ()
@@ -44,6 +45,7 @@ class Records:
     config_sha256: str | None = None
     environment: Mapping[str, Any] = field(default_factory=dict)
     figures: Mapping[str, Any] = field(default_factory=dict)
+    lost_rows: str = ""
 
     @property
     def is_empty(self) -> bool:
@@ -72,7 +74,16 @@ class Records:
             config_sha256=_text(began.get("config_sha256")),
             environment=mapping(summary.get("environment") or worker.get("environment")),
             figures=summary or figures_so_far(run_dir, rows)[0],
+            lost_rows=_lost_rows(run_dir),
         )
+
+
+def _lost_rows(run_dir: Path) -> str:
+    try:
+        check_rows(run_dir)
+    except ConfigError as error:
+        return f"its metrics.jsonl {error.allowed}"
+    return ""
 
 
 def _compared(row: Row) -> Row:

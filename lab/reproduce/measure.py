@@ -28,6 +28,7 @@ from lab.config.units import MB
 from lab.explain.command import find_explanation
 from lab.explain.explanation import EXPLAIN_FILE, Explanation
 from lab.explain.measured import HALF, Change, Tried, with_measured
+from lab.explain.report import headline
 from lab.machine.probe import probe_machine
 from lab.protocol import Rung
 from lab.records.claim import reserve
@@ -137,7 +138,7 @@ def _measure(run_dir: Path) -> int:
     found = Explanation.of(content)
     mb_per_step = found.kinds.get(found.kind) or found.mb_per_step or 0.0
     if not found.grows or mb_per_step <= 0:
-        raise ConfigError("run", run_dir, f"{found.advice or 'nothing grows'}; nothing to measure")
+        raise ConfigError("run", run_dir, f"{headline(found)}; nothing to measure")
     plan = Plan.of(found, mb_per_step, _last_checkpoint(run_dir))
     log.info("%s", _plan_in_words(plan))
     with TemporaryDirectory(prefix="lab-explain-") as temporary:

@@ -56,6 +56,8 @@ def _headline(comparison: RecordComparison, then: Records, now: Records) -> str:
 def _agreement(comparison: RecordComparison, then: Records) -> str:
     """What agrees, e.g. ``8 steps, loss, learning rate, tokens and weights, bit for bit``."""
     same, tolerance = comparison.same, comparison.tolerance
+    if then.lost_rows and comparison.weights:
+        return f"the weights, bit for bit; {then.lost_rows}"
     count = _steps(same) if same >= then.steps else f"{same} of {_steps(then.steps)}"
     with_weights = "learning rate, tokens and weights"
     exact = with_weights if comparison.weights else "learning rate and tokens"

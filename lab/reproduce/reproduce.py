@@ -68,6 +68,8 @@ def reproduce_run(source: Path) -> Reproduction:
     config, notes = fit(config, probe_machine())
     if then.config_sha256 not in (None, sha256_of_file(source / "config.yaml")):
         notes.append(f"{relative(source)}/config.yaml was changed since its run began")
+    if then.lost_rows:
+        notes.append(f"of {relative(source)} only the weights can be compared: {then.lost_rows}")
     folder = usual_folder(config.name)
     try:
         claimed = reserve(folder, is_new=True).begin_run(dump(config), later=("train.log",))

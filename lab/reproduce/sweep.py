@@ -13,6 +13,7 @@ from lab.reproduce.reproduce import Reproduction, reproduce_run
 from lab.sweep.index import jobs_of
 from lab.sweep.lease import is_leased
 from lab.tracking.closing import relative
+from lab.tracking.printed import LEAST_NAME, Column, print_table
 from lab.tracking.text import number
 
 log = logging.getLogger("lab")
@@ -66,24 +67,27 @@ def _worst(codes: Sequence[int]) -> int:
 
 
 def _print_table(made: Mapping[int, Reproduction], jobs: int) -> None:
-    from rich.console import Console
-    from rich.measure import Measurement
-    from rich.table import Table
-
-    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
-    for name in ("job", "result", "loss then", "now", "peak GB then", "now", "run"):
-        table.add_column(name, justify="left" if name in ("result", "run") else "right")
-    for job, one in made.items():
-        figures = [
+    figures = [
+        [
             number(_figure(records, key), form)
             for key, form in (("final_loss", ".4f"), ("peak_process_gb", ".3f"))
             for records in (one.then, one.now)
         ]
-        table.add_row(str(job), _result(one), *figures, relative(one.folder) if one.folder else "-")
-    console = Console(highlight=False, markup=False, emoji=False)
-    needed = Measurement.get(console, console.options.update(max_width=1000), table).maximum
-    console.width = max(console.width, needed)  # a line that wraps is better than one that is cut
-    console.print(table)
+        for one in made.values()
+    ]
+    folders = [relative(one.folder) if one.folder else "-" for one in made.values()]
+    heads = (("loss then", 0), ("now", 0), ("peak GB then", 1), ("now", 1))
+    print_table(
+        [
+            Column("job", list(map(str, made)), right=True),
+            Column("result", list(map(_result, made.values()))),
+            *(
+                Column(head, [cells[i] for cells in figures], right=True, rank=rank)
+                for i, (head, rank) in enumerate(heads)
+            ),
+            Column("run", folders, least=LEAST_NAME),
+        ]
+    )
     same = sum(one.exit_code == 0 for one in made.values())
     print(f"{same} of {jobs} jobs are identical")
 

@@ -331,7 +331,7 @@ class RunSupervisor:
             action=action,
         )
         if action == "kill":
-            worker.kill(f"{memory_gb:.2f} GB are far above memory.budget_gb={limit:g}")
+            worker.kill(f"{memory_gb:.3f} GB are far above memory.budget_gb={limit:g}")
         else:
             worker.send(Command(action))
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -35,6 +36,8 @@ POLL_SECONDS = 0.2
 LOG_FILE = "train.log"
 TAIL_BYTES = 1 << 14  # of the log: its last lines
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+ENDING = re.compile(r"job \d+ ended with exit code \d+(: )?")  # as :func:`failure` has it
 
 log = logging.getLogger("lab")
 
@@ -128,9 +131,20 @@ def last_words(folder: Path) -> str:
         for line in reversed(file.read().decode(errors="replace").splitlines()):
             if line.startswith(ERROR):
                 return clean(line.removeprefix(ERROR))
+            line = ENDING.sub("", line)
             if line and not line.startswith("  "):  # no other detail of the run's end
                 return clean(line)
     return ""
+
+
+def failure(number: int, exit_code: int, folder: Path) -> str:
+    """How a job failed, and why, on one line; empty for one that did not."""
+    if exit_code < 0:
+        return f"job {number} was killed by {signal.Signals(-exit_code).name}"
+    if not exit_code:
+        return ""
+    why = last_words(folder)
+    return f"job {number} ended with exit code {exit_code}" + (f": {why}" if why else "")
 
 
 # --- The child ----------------------------------------------------------------------------------

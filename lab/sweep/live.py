@@ -16,7 +16,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from lab.sweep.look import JobProgress, SweepLook, seconds_left
-from lab.sweep.plan import sweeps_a_grid
+from lab.sweep.plan import launches_here, sweeps_a_grid
 from lab.sweep.quiet import be_quiet
 from lab.tracking.console import log_above, restore
 from lab.tracking.text import duration, number, size
@@ -37,16 +37,23 @@ def open_view(config: DictConfig, folder: Path) -> SweepView | None:
         return None
     trials = None if sweeps_a_grid(config) else OmegaConf.select(config, "hydra.sweeper.n_trials")
     be_quiet()
-    return SweepView(SweepLook(folder, since=time.time(), trials=trials), console)
+    look = SweepLook(folder, since=time.time(), trials=trials)
+    # A launcher's own processes write nothing here; in this one a job says itself how it failed.
+    return SweepView(look, console, tells_failures=not launches_here(config))
 
 
 class SweepView:
-    """Lines of a sweep's jobs, redrawn by a thread until :meth:`close`."""
+    """Lines of a sweep's jobs, redrawn by a thread until :meth:`close`.
 
-    def __init__(self, look: SweepLook, console: Any) -> None:
+    Arguments:
+        tells_failures: whether a job that fails is told above the lines, at once.
+    """
+
+    def __init__(self, look: SweepLook, console: Any, *, tells_failures: bool) -> None:
         from rich.live import Live
 
         self._look, self._console = look, console
+        self._tells_failures, self._told = tells_failures, set[int]()
         self._jobs: list[JobProgress] = []
         self._not_before = 0.0
         self._handlers = log_above(console)
@@ -61,6 +68,8 @@ class SweepView:
 
     def close(self) -> None:
         """Remove the lines; may be called again."""
+        if self._live.is_started:  # for what has failed since the last look
+            self._not_before = 0.0
         self._live.stop()
         restore(self._handlers)
         self._handlers = []
@@ -70,10 +79,20 @@ class SweepView:
         if began >= self._not_before:
             with suppress(OSError):  # a folder was renamed meanwhile: the next look sees it
                 self._jobs = self._look.jobs()
+                self._tell_failures()
             self._not_before = began + (time.monotonic() - began) / LOOK_SHARE
         room = max(self._console.height - OTHER_LINES, 1)
         side_by_side, width = self._look.index.side_by_side, self._console.width
         return sweep_lines(self._jobs, side_by_side, room=room, width=width)
+
+    def _tell_failures(self) -> None:
+        from rich.text import Text
+
+        ended = [job for job in self._jobs if not job.is_open and job.number not in self._told]
+        for job in ended if self._tells_failures else ():
+            self._told.add(job.number)
+            if said := self._look.failure(job):
+                self._console.print(Text(said), soft_wrap=True)
 
 
 def sweep_lines(jobs: Sequence[JobProgress], side_by_side: int, *, room: int, width: int) -> Any:

@@ -13,8 +13,10 @@ from lab.config.keys import Config
 from lab.config.schema import ConfigError
 from lab.records.rows import decode, metric_gb, plausible
 from lab.sweep.index import JOB_FILE, Job, SweepIndex, jobs_of, summary_of
+from lab.sweep.job import failure
 from lab.tracking.text import clean, short_names
 
+INTERRUPTED = (130, 143)  # exit codes
 TAIL_BYTES = 1 << 14  # of metrics.jsonl; a row takes less than one
 
 
@@ -28,6 +30,7 @@ class JobProgress:
         step, steps: done, and how many there are to do; 0 where that is not known.
         seconds: that it took so far, by the run's clock.
         memory_gb: the figure that its policy watches; of one that has ended the process's peak.
+        exit_code: of one that has ended.
     """
 
     number: int
@@ -38,6 +41,7 @@ class JobProgress:
     seconds: float | None = None
     loss: float | None = None
     memory_gb: float | None = None
+    exit_code: int | None = None
 
     @property
     def is_open(self) -> bool:
@@ -96,7 +100,15 @@ class SweepLook:
             seconds=plausible((summary.get("seconds") or {}).get("total")),
             loss=plausible(summary.get("final_loss")),
             memory_gb=plausible(summary.get("peak_process_gb")),
+            exit_code=code,
         )
+
+    def failure(self, job: JobProgress) -> str:
+        """How a job failed, on one line; empty for one that did not, or was interrupted."""
+        if job.exit_code in (0, None, *INTERRUPTED):
+            return ""
+        folders = {known.number: folder for known, folder in jobs_of(self._folder)}
+        return failure(job.number, job.exit_code, folders[job.number])
 
     def _running(self, number: int, name: str, folder: Path) -> JobProgress:
         config, row = self._config(folder), last_row(folder / "metrics.jsonl")

@@ -152,6 +152,11 @@ def sweeps_a_grid(config: DictConfig) -> bool:
     return config.hydra.sweeper._target_.endswith("BasicSweeper")
 
 
+def launches_here(config: DictConfig) -> bool:
+    """Whether jobs are launched by this process, one after the other."""
+    return config.hydra.launcher._target_.endswith("BasicLauncher")
+
+
 def swept_keys(config: DictConfig) -> list[str]:
     """The keys that differ between jobs."""
     return [o.get_key_element() for o in _parse(_all_overrides(config)) if o.is_sweep_override()]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lab.compose.overrides import override_key, shown_value
 from lab.config.keys import Config
@@ -16,13 +16,10 @@ from lab.sweep.scores import Scores, load_config
 from lab.tracking.closing import command, relative, resume_command
 from lab.tracking.folders import outputs_of
 from lab.tracking.opening import ways_to_open
+from lab.tracking.printed import LEAST_NAME, Column, print_table
 from lab.tracking.queued import FINISH_SECONDS
 from lab.tracking.text import MEMORY_WORDS, duration, number, short_names
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
-FIGURE_COLUMNS = ("loss", "peak GB", "reloads", "overhead", "tokens/s", "time")
 DECIDING = ("reload", "reload.metric", "reload.policy", "experiment")  # of the memory watched
 
 
@@ -35,46 +32,52 @@ def close_sweep(folder: Path, exit_code: int) -> int:
     Returns:
         The command's exit code: 1 if a job did not complete.
     """
-    from rich.console import Console
-    from rich.measure import Measurement
-
     index = SweepIndex.read(folder)
     begun = {job.number: (job, path) for job, path in jobs_of(folder)}
     numbers = range(len(index.jobs)) if index.jobs else sorted(begun)
     states = {n: state_of(*begun[n]) if n in begun else "not begun" for n in numbers}
     scores = Scores.of(index, begun)
-    table = _table(index, begun, states, scores)
-    console = Console(highlight=False, markup=False, emoji=False)
-    needed = Measurement.get(console, console.options.update(max_width=1000), table).maximum
-    console.width = max(console.width, needed)  # a line that wraps is better than one that is cut
-    console.print()
-    console.print(table)
+    print()
+    print_table(_columns(index, begun, states, scores))
     failed = [path for n, (_, path) in begun.items() if states[n] in ("failed", "killed")]
     unfinished = sum(state != "completed" for state in states.values())
     next_lines = _next_lines(folder, failed, unfinished, was_interrupted=exit_code in (130, 143))
     for line in (*scores.lines(index, begun), *next_lines):
-        console.print(line, soft_wrap=True)
+        print(line)
     return exit_code or int(unfinished > 0)
 
 
-def _table(index: SweepIndex, begun: Begun, states: Mapping[int, str], scores: Scores) -> Table:
-    from rich.table import Table
-
-    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+def _columns(
+    index: SweepIndex, begun: Begun, states: Mapping[int, str], scores: Scores
+) -> list[Column]:
     watched = _watched(index, [path for _, path in begun.values()])
-    heads = (f"{n}, {MEMORY_WORDS[watched]}" if n == "peak GB" else n for n in FIGURE_COLUMNS)
-    columns = (*heads, "objective") if scores.name else tuple(heads)
-    for name in ("job", *short_names(index.swept), "state", *columns):
-        table.add_column(name, justify="right" if name in ("job", *columns) else "left")
+    swept, figures = [], []
     for n, state in states.items():
         job, path = begun.get(n, (None, None))
         values = _values(job.overrides if job else index.jobs[n])
-        swept = [values.get(key, "") for key in index.swept]
+        swept.append([values.get(key, "") for key in index.swept])
         summary = summary_of(path) if path and state != "running" else {}
-        peak = _peak_gb(path, summary, watched) if path else None
-        figures = _figures(summary, peak) + ([scores.cell(n)] if scores.name else [])
-        table.add_row(str(n), *swept, state, *figures)
-    return table
+        figures.append(_figures(summary, _peak_gb(path, summary, watched) if path else None))
+
+    def figure(i: int, head: str, rank: int = 0, short: str = "") -> Column:
+        return Column(head, [cells[i] for cells in figures], right=True, rank=rank, short=short)
+
+    peak, short_peak = f"peak GB, {MEMORY_WORDS[watched]}", "peak GB" * (watched == "process")
+    return [
+        Column("job", [str(n) for n in states], right=True),
+        *(
+            Column(name, [values[i] for values in swept], least=LEAST_NAME)
+            for i, name in enumerate(short_names(index.swept))
+        ),
+        Column("state", list(states.values())),
+        figure(0, "loss"),
+        figure(1, peak, short=short_peak),
+        figure(2, "reloads", rank=1),
+        figure(3, "overhead", rank=2),
+        figure(4, "tokens/s", rank=4),
+        figure(5, "time", rank=3),
+        *([Column("objective", list(map(scores.cell, states)), right=True)] if scores.name else ()),
+    ]
 
 
 def _values(overrides: Sequence[str]) -> dict[str, str]:
@@ -99,7 +102,7 @@ def _peak_gb(folder: Path, summary: Mapping[str, Any], watched: str) -> float | 
 
 def _figures(summary: Mapping[str, Any], peak_gb: float | None) -> list[str]:
     reloads, seconds = summary.get("reloads") or {}, summary.get("seconds") or {}
-    return [
+    return [  # in the order of the columns
         number(summary.get("final_loss"), ".4f"),
         number(peak_gb, ".3f"),
         str(sum(reloads.values())) if summary else "-",

@@ -14,7 +14,7 @@ from lab.compose.config import compose_config
 from lab.compose.errors import USER_ERRORS, explain
 from lab.compose.overrides import override_key
 from lab.sweep.index import Job, SweepIndex, jobs_of, summary_of, this_host
-from lab.sweep.job import JobSpec, last_words, run_in_subprocess
+from lab.sweep.job import JobSpec, failure, run_in_subprocess
 from lab.sweep.lease import is_leased
 from lab.sweep.quiet import is_quiet, leave_the_terminal
 from lab.sweep.scores import job_objective
@@ -89,7 +89,8 @@ def _run_job(cfg: DictConfig, job: Job, folder: Path, sweep: Path) -> float | No
     prefix = f"[{job.number}] " if index.side_by_side > 1 and not is_quiet() else ""
     exit_code, signalled = run_in_subprocess(spec, prefix=prefix, quiet=is_quiet())
     job.ended(exit_code).write(folder)
-    _log_failure(job.number, exit_code, last_words(folder))
+    if said := failure(job.number, exit_code, folder):
+        log.error("%s", said)
     if signalled is not None:
         raise SystemExit(130 if signalled == signal.SIGINT else 143)
     return job_objective(folder) if exit_code == 0 else None
@@ -97,10 +98,3 @@ def _run_job(cfg: DictConfig, job: Job, folder: Path, sweep: Path) -> float | No
 
 def _has_failed(sweep: Path, *, besides: int) -> bool:
     return any(job.exit_code for job, _ in jobs_of(sweep) if job.number != besides)
-
-
-def _log_failure(number: int, exit_code: int, why: str) -> None:
-    if exit_code < 0:
-        log.error("job %d was killed by %s", number, signal.Signals(-exit_code).name)
-    elif exit_code:
-        log.error("job %d ended with exit code %d%s", number, exit_code, f": {why}" if why else "")

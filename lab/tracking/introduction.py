@@ -12,7 +12,7 @@ from typing import Any
 from lab.config.keys import Adapter, Config, Data, Hardware, Model, Reload, Train
 from lab.records.facts import RunFacts
 from lab.tracking.closing import relative
-from lab.tracking.text import amount, clean, size
+from lab.tracking.text import amount, clean, limit
 
 METRICS = {"process": "process memory", "mlx": "MLX's memory", "active": "MLX's active memory"}
 
@@ -40,7 +40,7 @@ def introduce(
         "tokens": _tokens(config.train, facts),
         "batch": _batch(config.train),
         "reload": reload_words(config),
-        "budget": size(config.memory.budget_gb),
+        "budget": limit(config.memory.budget_gb),
         "run": relative(run_dir),
     }
     return {subject: clean(text) for subject, text in lines.items() if text}
@@ -82,10 +82,10 @@ def _triggers(reload: Reload, budget_gb: float) -> list[str]:
     if "interval" in policy and reload.interval_steps:
         said.append(f"every {reload.interval_steps} steps")
     if "threshold" in policy and reload.memory_threshold_gb:
-        said.append(f"above {size(reload.memory_threshold_gb)} of {memory}")
+        said.append(f"above {limit(reload.memory_threshold_gb)} of {memory}")
     if policy == "adaptive":
         share = f"at most {reload.max_overhead * 100:.3g}% of the time"
-        said.append(f"as rarely as {size(budget_gb)} allow, {share}")
+        said.append(f"as rarely as {limit(budget_gb)} allow, {share}")
     if reload.leak_threshold_mb:
         said.append(f"when {memory} grows by over {reload.leak_threshold_mb:g} MB a step")
     return said

@@ -22,31 +22,33 @@ def number(value: object, form: str) -> str:
 
 
 def size(gb: object) -> str:
-    """Format GB: as MB below 1 GB; ``-`` for anything else than a number."""
+    """Format GB so that growth by 1 MB shows: MB below 1 GB, else three decimals; ``-`` if none."""
     if not isinstance(gb, int | float):
         return "-"
     if gb >= 1:
-        return f"{gb:.2f} GB"
+        return f"{gb:.3f} GB"
     mb = gb * GB / MB
     return f"{mb:.0f} MB" if mb >= 10 else f"{mb:.1f} MB"
 
 
+def limit(gb: float) -> str:
+    """Format GB that were set and do not grow: ``16 GB``, ``12.52 GB``, ``512 MB``."""
+    return f"{gb:.4g} GB" if gb >= 1 else size(gb)
+
+
 def change(before_gb: object, after_gb: object) -> str:
-    """Format two figures in GB as ``1.50 -> 0.75 GB``, both in the unit of the larger one."""
+    """Format two figures in GB as ``1.500 -> 0.750 GB``, both in the unit of the larger one."""
     figures = (before_gb, after_gb)
     largest = max((gb for gb in figures if isinstance(gb, int | float)), default=1.0)
-    unit, scale, form = ("GB", 1.0, ".2f") if largest >= 1 else ("MB", GB / MB, ".0f")
+    unit, scale, form = ("GB", 1.0, ".3f") if largest >= 1 else ("MB", GB / MB, ".0f")
     scaled = (gb * scale if isinstance(gb, int | float) else None for gb in figures)
     return " -> ".join(number(value, form) for value in scaled) + f" {unit}"
 
 
 def part_of(gb: object, whole_gb: float) -> str:
-    """Format a figure and its limit: ``0.50/18.8 GB``, ``82/512 MB``, ``82 MB/18.8 GB``."""
+    """Format a figure and its limit: ``1.254/18.8 GB``, ``82/512 MB``, ``461 MB/18.8 GB``."""
     part, whole = size(gb), f"{whole_gb:.1f} GB" if whole_gb >= 1 else size(whole_gb)
-    if isinstance(gb, int | float) and gb >= 0.1 and whole_gb >= 1:
-        part = f"{gb:.2f} GB"
-    unit = whole[-3:]
-    return f"{part.removesuffix(unit)}/{whole}"
+    return f"{part.removesuffix(whole[-3:])}/{whole}"
 
 
 def amount(count: int) -> str:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import re
 import shutil
@@ -25,16 +24,16 @@ from typing import Any
 
 import mlx.core as mx
 
+from lab.config.schema import why_unreadable
 from lab.machine import process
 from lab.records.digest import sha256_of_file
+from lab.train.safetensors import OutOfPlaceError, check_safetensors
 
 CHECKPOINT_VERSION = 1
 ADAPTER_CONFIG, STATE, MANIFEST = "adapter_config.json", "state.json", "manifest.json"
 MODEL, WEIGHTS = "model", "adapters.safetensors"  # the name that mlx-lm loads a model's weights by
 ARRAYS = re.compile(r"[a-z_]+\.safetensors")
 NAME = re.compile(r"step_(\d+)")
-ITEM_BYTES = {"BOOL": 1, "U8": 1, "I8": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2, "U32": 4}
-ITEM_BYTES |= {"I32": 4, "F32": 4, "U64": 8, "I64": 8, "F64": 8, "C64": 8}
 
 Arrays = dict[str, mx.array]
 State = Any  # of one part: arrays by name, or a JSON value
@@ -131,15 +130,17 @@ def load(folder: Path) -> Snapshot:
     step, written_at = manifest.get("step"), manifest.get("written_at")
     saved_at = manifest.get("saved_at")
     if manifest.get("version") != CHECKPOINT_VERSION:
-        found = manifest.get("version")
-        raise CheckpointError(f"{where}: expected version {CHECKPOINT_VERSION}, found {found}")
-    if folder.name != f"step_{step}" or not isinstance(written_at, float):
-        raise CheckpointError(f"{where}: expected the step of its folder and a time, found {step}")
+        found = shorten(manifest.get("version"))
+        raise CheckpointError(
+            f"{where}: is of version {found}, this lab reads {CHECKPOINT_VERSION}"
+        )
+    if folder.name != f"step_{step}":
+        raise CheckpointError(f"{where}: is of another checkpoint, of step {shorten(step)}")
+    if not isinstance(written_at, float):
+        raise CheckpointError(f"{where}: does not say when it was written")
     files = _files_of(manifest)
-    for name, expected in files.items():
-        found = _describe(folder / name)
-        if found != expected:
-            raise CheckpointError(f"{folder.name}/{name}: expected {expected}, found {found}")
+    for name, saved in files.items():
+        _check_unchanged(folder / name, saved)
     arrays = {_part_of(name): folder / name for name in files if ARRAYS.fullmatch(name)}
     return Snapshot(
         step=int(folder.name.removeprefix("step_")),
@@ -154,9 +155,24 @@ def _files_of(manifest: dict[str, Any]) -> dict[str, object]:
     names = files.keys() if isinstance(files, dict) else set()
     if always <= names and all(map(ARRAYS.fullmatch, names - always)):
         return files  # type: ignore[return-value]
-    expected = f"{ADAPTER_CONFIG}, {STATE} and NAME.safetensors"
-    found = f"expected the files {expected}, found {shorten(files)}"
-    raise CheckpointError(f"step_{manifest['step']}/{MANIFEST}: {found}")
+    named = shorten(", ".join(sorted(map(str, names))) or "none")
+    wanted = f"must name {ADAPTER_CONFIG}, {STATE} and files like {WEIGHTS}, names {named}"
+    raise CheckpointError(f"step_{manifest['step']}/{MANIFEST}: {wanted}")
+
+
+def _check_unchanged(path: Path, saved: object) -> None:
+    """Hold a file against what its manifest says of it."""
+    found, said = _describe(path), saved if isinstance(saved, dict) else {}
+    if found == saved:
+        return
+    where, size, expected = f"{path.parent.name}/{path.name}", found["bytes"], said.get("bytes")
+    if type(expected) is not int:
+        where = f"{path.parent.name}/{MANIFEST}"
+        raise CheckpointError(f"{where}: does not say how long {path.name} is")
+    if size != expected:
+        how = "cut short" if size < expected else "too long"
+        raise CheckpointError(f"{where}: is {how}: {size:,} bytes, {expected:,} were saved")
+    raise CheckpointError(f"{where}: was changed after it was saved: its checksum is another")
 
 
 def _part_of(file: str) -> str:
@@ -210,30 +226,17 @@ def load_arrays(path: Path) -> Arrays:
         CheckpointError: it cannot be read, or its arrays do not lie within it.
     """
     try:
-        _check_safetensors(path)
+        check_safetensors(path)
         arrays = mx.load(str(path))
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path.parent.name}/{path.name}: {error!r}") from error
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    except OutOfPlaceError as error:
+        raise CheckpointError(f"{path.parent.name}/{path.name}: {error}") from error
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+        said = "is no safetensors file that can be read"
+        raise CheckpointError(f"{path.parent.name}/{path.name}: {said}") from error
     assert isinstance(arrays, dict)
     return arrays
-
-
-def _check_safetensors(path: Path) -> None:
-    """Refuse a file whose arrays do not lie within it: MLX trusts what the header says."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if length > size - 8:
-            raise ValueError(f"its header of {length} bytes does not fit into {size}")
-        header = json.loads(file.read(length))
-    header.pop("__metadata__", None)
-    for name, array in header.items():
-        start, end = array["data_offsets"]
-        expected = math.prod(array["shape"]) * ITEM_BYTES[array["dtype"]]
-        if min(array["shape"], default=0) < 0 or end - start != expected:
-            raise ValueError(f"{name}: expected {expected} bytes, found {end - start}")
-        if not 0 <= start <= end <= size - 8 - length:
-            raise ValueError(f"{name}: lies outside of the file")
 
 
 def _save_json(path: Path, value: object) -> None:
@@ -244,18 +247,24 @@ def _save_json(path: Path, value: object) -> None:
 def _load_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path.parent.name}/{path.name}: {error}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise _unreadable(path, error) from error
     if not isinstance(value, dict):
-        raise CheckpointError(f"{path.parent.name}/{path.name}: expected an object")
+        raise CheckpointError(f"{path.parent.name}/{path.name}: is no JSON object")
     return value
 
 
-def _describe(path: Path) -> dict[str, object]:
+def _describe(path: Path) -> dict[str, Any]:
     try:
         return {"bytes": path.stat().st_size, "sha256": sha256_of_file(path)}
     except OSError as error:
-        raise CheckpointError(f"{path.parent.name}/{path.name}: {error}") from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> CheckpointError:
+    is_missing = isinstance(error, FileNotFoundError)
+    said = "is missing" if is_missing else f"cannot be read: {why_unreadable(error)}"
+    return CheckpointError(f"{path.parent.name}/{path.name}: {said}")
 
 
 def _fsync(path: Path) -> None:

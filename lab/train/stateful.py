@@ -16,6 +16,16 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from lab.train.checkpoint import Arrays, CheckpointError, State, file_of
 from lab.train.progress import Progress
+from lab.train.safetensors import in_words
+
+JSON_KINDS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a text",
+    dict: "an object",
+    type(None): "null",
+}
 
 
 class Stateful(Protocol):
@@ -150,10 +160,10 @@ def _check_keys(found: Mapping[str, Any], expected: Mapping[str, Any], prefix: s
 
 def _kind(value: Any) -> str:
     if isinstance(value, mx.array):
-        return f"{value.shape} {value.dtype}"
+        return in_words(value)
     if isinstance(value, list):
-        return f"list of {len(value)}"
-    return type(value).__name__
+        return f"a list of {len(value)}"
+    return JSON_KINDS.get(type(value), type(value).__name__)
 
 
 def trained_weights(model: nn.Module) -> Arrays:

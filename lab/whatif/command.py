@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lab.records.replace import replacing
 from lab.records.rows import finite
 from lab.tracking.closing import relative
+from lab.tracking.printed import Column, print_table, print_words
 from lab.whatif.figure import draw
 from lab.whatif.recommend import Outcome, front
 from lab.whatif.study import Check, Study, study_of
@@ -122,32 +123,46 @@ def _figures(outcome: Outcome) -> dict[str, Any]:
 
 
 def _print(study: Study, taken: float) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(highlight=False, markup=False, emoji=False)
-    console.width = max(console.width, 110)
     best, steps = [advice.best for advice in study.advice], front(study.outcomes)
     shown = _shown(study, best, steps)
-    varied = _varied(study.outcomes)
-    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
-    numbers = ("peak GB", "mean GB", "reloads", "overhead", "over budget", "")
-    for name in ("setting", *varied, *numbers):
-        table.add_column(name, justify="left" if name in ("setting", "") else "right")
-    for outcome in shown:
-        is_best = "recommended" if outcome.fits else "lowest"  # where none stays within the budget
-        mark = is_best if outcome in best else "front" if outcome in steps else ""
-        own = (varied[key][id(outcome)] for key in varied)
-        table.add_row(outcome.setting.label, *own, *_cells(outcome), mark)
-    console.print(table)
+    print_table(_columns(shown, _varied(study.outcomes), best, steps))
     if len(study.outcomes) > len(shown):
         print(f"and {len(study.outcomes) - len(shown):,} more: --json shows all")
-    _print_checks(console, study.checks)
+    if study.checks:
+        print("\nmeasured runs of this sweep, each predicted from the others")
+        print_table(_check_columns(study.checks))
     for note in study.notes:
-        console.print(f"note     {note}", soft_wrap=True)
+        print_words("note", note)
     for advice in study.advice:
-        console.print(f"advice   {advice.text}", soft_wrap=True)
-    print(f"in {taken:.1f} s, {len(study.outcomes):,} settings without training")
+        print_words("advice", advice.text)
+    count = len(study.outcomes)
+    print(f"in {taken:.1f} s, {count:,} setting{'s' * (count != 1)} without training")
+
+
+def _columns(
+    shown: Sequence[Outcome],
+    varied: Mapping[str, Mapping[int, str]],
+    best: Sequence[Outcome],
+    steps: Sequence[Outcome],
+) -> list[Column]:
+    def mark(outcome: Outcome) -> str:
+        if outcome in best:  # where none stays within the budget it is the lowest
+            return "recommended" if outcome.fits else "lowest"
+        return "front" if outcome in steps else ""
+
+    def figure(head: str, text: Callable[[Outcome], str], rank: int = 0) -> Column:
+        return Column(head, [text(outcome) for outcome in shown], right=True, rank=rank)
+
+    return [
+        Column("setting", [outcome.setting.label for outcome in shown]),
+        *(figure(name, lambda o, texts=texts: texts[id(o)]) for name, texts in varied.items()),
+        figure("peak GB", lambda o: f"{o.predicted.peak_gb:.3f}"),
+        figure("mean GB", lambda o: f"{o.predicted.mean_gb:.3f}", rank=2),
+        figure("reloads", _reloads),
+        figure("overhead", lambda o: f"{o.predicted.overhead_fraction:.1%}"),
+        figure("over budget", lambda o: f"{o.predicted.over_budget:.0f} s", rank=1),
+        Column("", [mark(outcome) for outcome in shown]),
+    ]
 
 
 def _shown(study: Study, best: Sequence[Outcome], steps: Sequence[Outcome]) -> list[Outcome]:
@@ -169,16 +184,10 @@ def _varied(outcomes: Sequence[Outcome]) -> dict[str, dict[int, str]]:
     return {name: texts for name, texts in found.items() if len(set(texts.values())) > 1}
 
 
-def _cells(outcome: Outcome) -> tuple[str, ...]:
+def _reloads(outcome: Outcome) -> str:
     predicted = outcome.predicted
     ended = f", ends at {predicted.ended:,}" if predicted.ended else ""
-    return (
-        f"{predicted.peak_gb:.3f}",
-        f"{predicted.mean_gb:.3f}",
-        _counted(predicted.reloads, predicted.remedies) + ended,
-        f"{predicted.overhead_fraction:.1%}",
-        f"{predicted.over_budget:.0f} s",
-    )
+    return _counted(predicted.reloads, predicted.remedies) + ended
 
 
 def _counted(reloads: Mapping[str, int], remedies: Mapping[str, int]) -> str:
@@ -188,28 +197,18 @@ def _counted(reloads: Mapping[str, int], remedies: Mapping[str, int]) -> str:
     return f"{text} + {lesser} lesser" if lesser else text
 
 
-def _print_checks(console: Any, checks: Sequence[Check]) -> None:
-    from rich.table import Table
+def _check_columns(checks: Sequence[Check]) -> list[Column]:
+    def figure(head: str, text: Callable[[Check], str], rank: int = 0) -> Column:
+        return Column(head, [text(check) for check in checks], right=True, rank=rank)
 
-    if not checks:
-        return
-    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
-    names = ("run", "measured", "peak GB", "predicted", "", "reloads", "predicted", "overhead")
-    for name in (*names, "predicted"):
-        table.add_column(name, justify="left" if name in ("run", "measured") else "right")
-    for check in checks:
-        predicted = check.predicted
-        table.add_row(
-            check.run,
-            check.setting.label,
-            f"{check.peak_gb:.3f}",
-            f"{predicted.peak_gb:.3f}",
-            f"{predicted.peak_gb / check.peak_gb - 1:+.1%}",
-            _counted(check.reloads, check.remedies),
-            _counted(predicted.reloads, predicted.remedies),
-            f"{check.overhead_fraction:.1%}",
-            f"{predicted.overhead_fraction:.1%}",
-        )
-    console.print()
-    console.print("measured runs of this sweep, each predicted from the others")
-    console.print(table)
+    return [
+        Column("run", [check.run for check in checks]),
+        Column("measured", [check.setting.label for check in checks]),
+        figure("peak GB", lambda c: f"{c.peak_gb:.3f}"),
+        figure("predicted", lambda c: f"{c.predicted.peak_gb:.3f}"),
+        figure("", lambda c: f"{c.predicted.peak_gb / c.peak_gb - 1:+.1%}", rank=1),
+        figure("reloads", lambda c: _counted(c.reloads, c.remedies)),
+        figure("predicted", lambda c: _counted(c.predicted.reloads, c.predicted.remedies)),
+        figure("overhead", lambda c: f"{c.overhead_fraction:.1%}", rank=2),
+        figure("predicted", lambda c: f"{c.predicted.overhead_fraction:.1%}", rank=2),
+    ]

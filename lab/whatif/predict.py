@@ -105,6 +105,11 @@ class Predictor:
             origins = self.model.origins_after(leave.rung, start, before, origins)
         return self._summed(config, np.concatenate(curves), leaves)
 
+    def unreloaded(self, config: Config) -> Values:
+        """GB of its ``reload.metric`` after each step, were it never reloaded."""
+        parts = self.model.memory(0, {part: Origin() for part in PARTS}, config.train.steps)
+        return memory_of(parts, config.reload.metric)
+
     def _begin(self, config: Config) -> _Run:
         adapting = None
         if config.reload.policy == "adaptive":

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from lab.config.keys import Config
 from lab.config.schema import ConfigError
-from lab.records.rows import plausible, read_jsonl, read_rows
+from lab.records.rows import check_rows, plausible, read_jsonl, read_rows
 from lab.records.summary import figures_so_far
 from lab.whatif.cures import Cures, read_cures
 
@@ -137,6 +137,7 @@ def read_recording(folder: Path) -> Recording:
     config = Config.load(folder / "config.yaml")
     if config.trainer != "lab":
         raise ConfigError("trainer", config.trainer, "has no reloads to predict; trainer=lab has")
+    check_rows(folder)
     try:
         rows = list(_measured(read_rows(folder), config.train.steps))
         events = list(read_jsonl(folder / "events.jsonl"))
@@ -149,7 +150,8 @@ def read_recording(folder: Path) -> Recording:
     sessions = tuple(_sessions(rows, cures))
     longest = max(map(len, sessions), default=0)
     if longest < LEAST_ROWS:
-        said = f"has {longest} rows between reloads, too few to tell: {LEAST_ROWS} are needed"
+        rows_said = f"{longest} row{'s' * (longest != 1)}"
+        said = f"has {rows_said} between reloads, too few to tell: {LEAST_ROWS} are needed"
         raise ConfigError("run", folder, said if rows else "has no rows with its memory yet")
     if sessions[0].start:
         raise ConfigError("run", folder, f"has no rows before step {sessions[0].start + 1}")

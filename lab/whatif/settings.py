@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from itertools import product
 from typing import Any
 
 import yaml
 
 from lab.compose.auto import THRESHOLD_SHARE
+from lab.compose.habits import all_keys
 from lab.config.keys import Config
-from lab.config.schema import AUTO, ConfigError, from_dict, to_dict
+from lab.config.schema import AUTO, ConfigError, from_dict, to_dict, whole
 from lab.train.reload_policy import active_triggers
 
 KEYS = (
@@ -32,7 +35,8 @@ MOST = 10_000  # combinations
 MOST_STEPS = 1_000_000
 LEAK_MB = 1.0  # what conf/reload/leak.yaml sets
 INTERVALS = (5, 10, 15, 25, 50, 75, 100, 150, 200, 300, 500, 1000, 2000, 5000)
-SHARES = (0.5, 0.6, 0.7, 0.8, THRESHOLD_SHARE, 0.9, 0.95)  # of the budget, tried as thresholds
+SHARES = (0.1, 0.25, 0.4, 0.55, 0.7, 0.8, 0.9)  # of what memory grows by, tried as thresholds
+LEAST_GROWTH = 0.02  # of the highest: in less no threshold makes a difference
 
 
 @dataclass(frozen=True)
@@ -74,22 +78,43 @@ class Setting:
 def settings_of(base: Config, words: Sequence[str]) -> list[Setting]:
     """Every combination of the given values on top of a recorded run's config, each effect once.
 
-    Without a word on reloads: no reload, some intervals, and some thresholds below the budget.
+    Without a word on reloads: no reload, and some intervals.
 
     Raises:
         ConfigError: a key that cannot be varied without training, or a value that no run takes.
     """
     values = _values(words)
-    lists: Iterator[Mapping[str, Any]]
-    if any(key.startswith("reload") for key in values):
-        lists = _combinations(values)
-    else:
-        lists = (policy | rest for rest in _combinations(values) for policy in _usual(base, rest))
+    lists = _combinations(values)
+    if not names_reloads(words):
+        lists = (policy | rest for rest in lists for policy in _usual(base, rest))
     found: dict[tuple[object, ...], Setting] = {}
     for chosen in lists:
         setting = _setting(base, chosen)
         found.setdefault(setting.effect, setting)
     return list(found.values())
+
+
+def names_reloads(words: Sequence[str]) -> bool:
+    """Whether the words say which reloads to predict."""
+    return any(word.startswith("reload") for word in words)
+
+
+def thresholds_of(setting: Setting, lowest: float, highest: float) -> Iterator[Setting]:
+    """The same run above some thresholds between the least and the most that memory comes to.
+
+    Arguments:
+        lowest, highest: GB of its ``reload.metric`` without reloads.
+    """
+    config = setting.config
+    top = min(highest, config.memory.budget_gb)
+    if top - lowest < LEAST_GROWTH * highest:
+        return
+    more = [word.partition("=")[0] for word in setting.given]
+    digits = 3 if top - lowest < 1 else 2
+    for share in SHARES:
+        threshold = round(lowest + share * (top - lowest), digits)
+        reload = replace(config.reload, policy="threshold", memory_threshold_gb=threshold)
+        yield setting_of(replace(config, reload=reload), [k for k in more if k in ALWAYS_TYPED])
 
 
 def _values(words: Sequence[str]) -> dict[str, list[Any]]:
@@ -98,7 +123,7 @@ def _values(words: Sequence[str]) -> dict[str, list[Any]]:
         key, equals, text = word.partition("=")
         if key not in KEYS:
             allowed = f"lab whatif varies {', '.join(KEYS)}; anything else needs a run"
-            raise ConfigError(key, text if equals else "", allowed)
+            raise ConfigError(key, text if equals else "", allowed + _hint(key))
         if not equals or key in found:
             raise ConfigError(key, text, "is given twice" if equals else f"write {key}=V1,V2,...")
         found[key] = [_plain(key, part.strip()) for part in text.split(",")]
@@ -108,11 +133,22 @@ def _values(words: Sequence[str]) -> dict[str, list[Any]]:
     return {"reload.policy": policies, **found} if policies else found
 
 
+def _hint(key: str) -> str:
+    """What was meant by a key that no config has; empty where nothing is like it."""
+    if key in all_keys():
+        return ""
+    near = [known for known in KEYS if key in known] or get_close_matches(key, KEYS, n=1)
+    return f"; did you mean {near[0]}?" if near and key else ""
+
+
 def _plain(key: str, text: str) -> Any:
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
         value = text
+    if isinstance(value, str | float):  # YAML has no 1e2
+        with suppress(ValueError):
+            value = whole(float(value))
     if value is None or isinstance(value, list | dict):
         raise ConfigError(key, text, "must be one value, or several with commas: 25,50,100")
     return value
@@ -128,16 +164,11 @@ def _combinations(values: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any
 
 
 def _usual(base: Config, given: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    budget = given.get("memory.budget_gb", base.memory.budget_gb)
     steps = given.get("train.steps", base.train.steps)
     yield {"reload.policy": "none"}
     for every in INTERVALS:
         if isinstance(steps, int) and every < steps:
             yield {"reload.policy": "interval", "reload.interval_steps": every}
-    for share in SHARES:
-        if _is_budget(budget):
-            threshold = float(f"{share * budget:.3g}")
-            yield {"reload.policy": "threshold", "reload.memory_threshold_gb": threshold}
 
 
 def _is_budget(value: Any) -> bool:

@@ -19,10 +19,19 @@ from lab.whatif.growth import MemoryModel
 from lab.whatif.predict import Prediction, Predictor
 from lab.whatif.recommend import Advice, Outcome, advise
 from lab.whatif.recorded import Kind, Recording, read_recording
-from lab.whatif.settings import KEYS, Setting, setting_of, settings_of
+from lab.whatif.settings import (
+    KEYS,
+    Setting,
+    names_reloads,
+    setting_of,
+    settings_of,
+    thresholds_of,
+)
 
 # Keys that change nothing of a run's memory and time: runs that differ in them are one.
 INDIFFERENT = ("name", "objective.", "tracker.", "sweep.", "hardware.", "worker.", "reload.")
+
+BY: Mapping[str, str] = {"in_process": "in process", "process": "by process"}
 
 
 @dataclass(frozen=True)
@@ -72,13 +81,17 @@ def study_of(folder: Path, words: Sequence[str]) -> Study:
     reference = max(recordings, key=lambda run: run.first_steps)
     _check_alike(reference, recordings)
     settings = settings_of(reference.config, words)
-    if not words:
-        own = (setting_of(run.config) for run in recordings)
-        settings = list({setting.effect: setting for setting in (*settings, *own)}.values())
     longest = max(setting.config.train.steps for setting in settings)
     predictor = Predictor(recordings, longest)
     model, costs = predictor.model, predictor.costs
+    is_usual = not names_reloads(words)
+    if is_usual:
+        own = [] if words else [setting_of(run.config) for run in recordings]
+        settings = _unlike([*settings, *_thresholds(settings, predictor), *own])
+        runs = list(dict.fromkeys(map(_run_of, settings)))  # those of one run beside one another
+        settings.sort(key=lambda setting: runs.index(_run_of(setting)))
     outcomes = tuple(Outcome(s, predictor.predict(s.config)) for s in settings)
+    outcomes = _distinct(outcomes) if is_usual else outcomes
     return Study(
         reference=reference,
         model=model,
@@ -88,6 +101,36 @@ def study_of(folder: Path, words: Sequence[str]) -> Study:
         checks=tuple(_checks(recordings)),
         notes=(*notes, *_assumptions(reference, model, costs, outcomes)),
     )
+
+
+def _thresholds(settings: Sequence[Setting], predictor: Predictor) -> Iterator[Setting]:
+    """Thresholds within what memory does in each of these runs that has no reload."""
+    for setting in settings:
+        if setting.config.reload.policy == "none":
+            curve = predictor.unreloaded(setting.config)
+            yield from thresholds_of(setting, float(curve.min()), float(curve.max()))
+
+
+def _unlike(settings: Sequence[Setting]) -> list[Setting]:
+    """Each effect once, the first setting that has it."""
+    found: dict[object, Setting] = {}
+    for setting in settings:
+        found.setdefault(setting.effect, setting)
+    return list(found.values())
+
+
+def _distinct(outcomes: Sequence[Outcome]) -> tuple[Outcome, ...]:
+    """Of settings that nobody named those that do something else than an earlier one."""
+    found: dict[object, Outcome] = {}
+    for outcome in outcomes:
+        done = tuple((leave.step, leave.rung) for leave in outcome.predicted.leaves)
+        found.setdefault((_run_of(outcome.setting), done), outcome)
+    return tuple(found.values())
+
+
+def _run_of(setting: Setting) -> tuple[float, int]:
+    """What is beside reloads: budget and steps."""
+    return setting.config.memory.budget_gb, setting.config.train.steps
 
 
 def _recordings(folder: Path) -> tuple[list[Recording], list[str]]:
@@ -157,10 +200,9 @@ def _assumptions(
         if method in model.assumed:
             yield _given_back(method, model.cure)
         if costs.reload[method].estimated:
-            seconds = costs.reload[method].seconds
             yield (
-                f"its seconds are estimated, a checkpoint and a startup: {seconds:.2f} s, "
-                "which is at most"
+                f"seconds of a reload {BY[method]} are estimated, a checkpoint and a "
+                f"startup: at most {costs.reload[method].seconds:.2f} s"
             )
     lesser: list[Rung] = [leave.rung for leave in leaves if leave.rung not in METHODS]
     if lesser:
@@ -184,7 +226,7 @@ def _assumptions(
 
 def _given_back(method: Kind, cure: Cure | None) -> str:
     """What a reload gives back by assumption: no recorded run has one by this method."""
-    words = f"a reload {method.replace('_', ' ')}"
+    words = f"a reload {BY[method]}"
     if method == "in_process" and cure is not None:
         gives = "give back nothing but the cache" if cure.rung == "reload_process" else "help"
         return f"{words} is taken to {gives}: {_told(cure)}"

@@ -233,6 +233,41 @@ def test_all_batches_and_all_layers_are_words_of_their_own() -> None:
     assert from_dict(Config, yaml.safe_load(dump(made))) == made
 
 
+@pytest.mark.parametrize(
+    ("key", "typed"),
+    [
+        ("train.steps", "1e2"),
+        ("seed", "3.0"),
+        ("train.batch_size", "2E0"),
+        ("train.val_batches", "1e1"),
+    ],
+)
+def test_a_whole_number_may_be_typed_as_a_float_and_is_saved_as_an_int(
+    key: str, typed: str, tmp_path: Path
+) -> None:
+    (tmp_path / "config.yaml").write_text(dump(config(f"{key}={typed}")))
+    value = to_dict(Config.load(tmp_path / "config.yaml"))
+    for name in key.split("."):
+        value = value[name]
+    assert (type(value), value) == (int, int(float(typed)))
+    with pytest.raises(ConfigError, match="whole number"):
+        from_dict(Config, {**to_dict(config()), "seed": 3.0})  # no file that is ours holds one
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("train.steps=1.5", "train.steps=1.5: must be a whole number, at least 1 steps"),
+        ("train.steps=1e16", "train.steps=1e+16: must be a whole number, at least 1 steps"),
+        ("train.steps=inf", "train.steps=inf: must be a whole number, at least 1 steps"),
+        ("seed='7'", "4294967295; write seed=7, without quotes"),
+        ("memory.budget_gb='2.5'", "above 0 GB; write memory.budget_gb=2.5, without quotes"),
+    ],
+)
+def test_a_number_that_cannot_be_taken_says_what_to_type(override: str, said: str) -> None:
+    assert refusal(override).endswith(said)
+
+
 @pytest.mark.parametrize("value", [True, 3, 1.5, None, "text", Path("folder")])
 def test_an_error_is_told_alike_by_another_process(value: object) -> None:
     """The worker finds it, the supervisor tells it; between them is JSON."""

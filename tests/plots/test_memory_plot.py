@@ -19,6 +19,7 @@ from lab.plots.columns import read_columns, read_reloads
 from lab.plots.curves import Curve, smoothed, thinned
 from lab.plots.memory_plot import plot_run
 from lab.records.files import RunFiles
+from tests.compared import write_config, write_sweep
 
 VALUES = st.lists(st.floats(-1e6, 1e6), max_size=500).map(lambda v: np.array(v, float))
 
@@ -90,7 +91,7 @@ def test_a_picture_that_finds_no_room_is_one_line(tmp_path, capsys):
     assert not list(tmp_path.glob("*.png"))
 
 
-@pytest.mark.parametrize("command", ["plot", "compare"])
+@pytest.mark.parametrize("command", ["plot", "compare", "explain", "whatif"])
 def test_a_folder_of_which_nothing_can_be_read_is_one_line(tmp_path, capsys, command):
     for name in ("config.yaml", "metrics.jsonl"):
         (tmp_path / name).write_bytes(bytes(range(256)) * 20)
@@ -98,8 +99,36 @@ def test_a_folder_of_which_nothing_can_be_read_is_one_line(tmp_path, capsys, com
     told = capsys.readouterr()
     assert told.out == ""
     assert len(told.err.splitlines()) == 1
-    assert "can be read" in told.err
+    assert "can be read" in told.err or "cannot be read" in told.err
+    assert "damaged" in told.err
+    assert "codec" not in told.err
     assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("command", ["plot", "explain", "whatif"])
+def test_a_run_whose_rows_are_rubbish_is_not_one_that_has_just_begun(tmp_path, capsys, command):
+    write_config(tmp_path, {})
+    (tmp_path / "metrics.jsonl").write_bytes(bytes(range(256)) * 20)
+    assert lab.cli.main([command, str(tmp_path)]) == 2
+    said = f"run={tmp_path}/metrics.jsonl: is damaged: it holds no row that can be read\n"
+    assert capsys.readouterr() == ("", said)
+
+
+def test_half_a_first_row_is_no_damage(tmp_path, capsys):
+    write_config(tmp_path, {})
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "ti')
+    assert lab.cli.main(["plot", str(tmp_path)]) == 0
+    assert lab.cli.main(["explain", str(tmp_path)]) == 0
+    assert "Too short to tell" in capsys.readouterr().out
+
+
+def test_a_damaged_run_of_a_sweep_keeps_no_other_from_being_drawn(tmp_path, capsys):
+    sweep = write_sweep(tmp_path / "sweep", intervals=(0, 5))
+    (sweep / "0" / "metrics.jsonl").write_bytes(b"\x93" * 100)
+    assert lab.cli.main(["plot", str(sweep)]) == 1
+    told = capsys.readouterr()
+    assert told.out == f"{sweep / '1' / 'memory.png'}\n"
+    assert "0/metrics.jsonl: is damaged" in told.err
 
 
 def test_half_a_last_line_nulls_and_other_rubbish_are_left_out(tmp_path):

@@ -231,6 +231,17 @@ def test_an_interrupted_reproduction_says_so(tmp_path: Path) -> None:
     assert "cannot be compared: the reproduction was interrupted after" in rest
 
 
+def test_a_run_whose_rows_are_lost_is_compared_by_its_weights(
+    done: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree("run", "lost")
+    Path("lost/metrics.jsonl").write_bytes(bytes(range(256)) * 9)
+    caplog.set_level("INFO")
+    assert reproduce(Path("lost")) == 0
+    assert "of lost only the weights can be compared: its metrics.jsonl is damaged" in caplog.text
+    assert "identical: the weights, bit for bit; its metrics.jsonl is damaged" in caplog.text
+
+
 # --- Comparing, without a run -------------------------------------------------------------------
 
 

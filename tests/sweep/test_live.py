@@ -143,9 +143,32 @@ def test_where_not_all_jobs_have_a_line_those_that_run_do(kinds: list[str], room
     assert len([one for one in shown if one.state == "running"]) == min(len(running), room)
 
 
-def test_on_a_terminal_the_jobs_write_into_their_logs_only(tmp_path: Path) -> None:
+def test_a_job_that_failed_says_why_and_one_that_was_interrupted_nothing(tmp_path: Path) -> None:
+    (tmp_path / "sweep.json").write_text(INDEX.text())
+    failed, killed, cut = (
+        begin(tmp_path, n, exit_code=code) for n, code in enumerate((1, -9, 130))
+    )
+    for folder in (failed, killed, cut):
+        log = "run failed after 2 steps\n  error    ValueError: why\n  run      here\n"
+        (folder / "train.log").write_text(log)
+    look = SweepLook(tmp_path, since=0)
+    said = [look.failure(one) for one in look.jobs()]
+    assert said == [
+        "job 0 ended with exit code 1: ValueError: why",
+        "job 1 was killed by SIGKILL",
+        "",
+    ]
+    with (failed / "train.log").open("a") as file:
+        file.write("\n" + said[0] + "\n")  # as the launcher's process does
+    assert look.failure(look.jobs()[0]) == said[0]
+
+
+@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+def test_on_a_terminal_the_jobs_write_into_their_logs_only(tmp_path: Path, launcher: str) -> None:
     ours, theirs = os.openpty()
-    asked = (*QUICK, "train.steps=20", "hydra.sweep.dir=sweep", "-m", "fault=crash,none")
+    chosen = () if launcher == "basic" else (f"hydra/launcher={launcher}", "worker.threads=1")
+    sweep = ("hydra.sweep.dir=sweep", "-m", "fault=crash,none", *chosen)
+    asked = (*QUICK, "train.steps=20", *sweep)
     process = started(ROOT, *asked, cwd=tmp_path, terminal=theirs)
     os.close(theirs)
     said = b""
@@ -158,8 +181,11 @@ def test_on_a_terminal_the_jobs_write_into_their_logs_only(tmp_path: Path) -> No
     assert process.wait(60) == 1
     text = said.decode()
     assert states(tmp_path / "sweep") == {0: "failed", 1: "completed"}
-    why = r"job 0 ended with exit code 1: RuntimeError: fault.crash: .+\r\n"
-    assert re.search(rf"\x1b\[2K{why}", text)  # above the lines, at once
+    why = r"RuntimeError: fault.crash: .+\r\n"
+    above = re.search(rf"\x1b\[2Kjob 0 ended with exit code 1: {why}", text)
+    assert above
+    assert "/20 " in text[above.end() :]  # at once, while the other job is running
+    assert text.count("job 0 ended with exit code 1") == 1
     assert re.search(rf"why +sweep/0/train.log: {why}", text)
     assert "/2 done, " in text
     assert "fault=none" in text

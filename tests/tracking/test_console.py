@@ -24,7 +24,7 @@ from lab.tracking.closing import format_summary
 from lab.tracking.console import open_progress
 from lab.tracking.introduction import as_lines, introduce, reload_words
 from lab.tracking.lines import event_line, fitting
-from lab.tracking.text import part_of
+from lab.tracking.text import part_of, size
 from lab.tracking.trackers import open_trackers
 from tests.tracked import SUMMARY, make_config, make_reload, make_row
 
@@ -38,7 +38,7 @@ def test_progress_into_a_pipe_is_about_one_plain_line_for_each_twentieth():
     lines = out.getvalue().splitlines()
     assert len(lines) == 21
     assert lines[0] == (
-        "step    1/1000  loss 10.0000  1,234 tok/s  process 1.25/4.0 GB  reloads 0  -:-- left"
+        "step    1/1000  loss 10.0000  1,234 tok/s  process 1.250/4.0 GB  reloads 0  -:-- left"
     )
     assert lines[10].startswith("step  500/1000")
     assert lines[10].endswith("4:10 left")
@@ -54,7 +54,7 @@ def test_events_are_one_line_each_and_skipped_reloads_are_told_once():
     for event in (make_reload(5), {"event": "cache_clear", "step": 6}, skipped, skipped, died):
         progress.event(event)
     assert out.getvalue().splitlines() == [
-        "reload after step 5 (interval, process): 1.50 -> 0.75 GB in 1.00 s",
+        "reload after step 5 (interval, process): 1.500 -> 0.750 GB in 1.00 s",
         "reload after step 7 (interval) skipped; later ones go unmentioned",
         "worker died (step 9): cause=SIGKILL",
     ]
@@ -150,10 +150,11 @@ def test_the_latest_validation_loss_stays_in_the_live_line_with_its_step() -> No
     ("gb", "whole", "shown"),
     [
         (0.08, 12.5, "82 MB/12.5 GB"),
-        (0.5, 18.8, "0.50/18.8 GB"),
+        (0.5, 18.8, "512 MB/18.8 GB"),
+        (1.2539, 18.8, "1.254/18.8 GB"),
         (0.08, 0.5, "82/512 MB"),
         (0.0012, 0.5, "1.2/512 MB"),
-        (1.5, 0.5, "1.50 GB/512 MB"),
+        (1.5, 0.5, "1.500 GB/512 MB"),
         (None, 18.8, "-/18.8 GB"),
     ],
 )
@@ -161,6 +162,13 @@ def test_a_memory_figure_has_the_unit_that_shows_it(
     gb: float | None, whole: float, shown: str
 ) -> None:
     assert part_of(gb, whole) == shown
+
+
+@given(st.floats(0.01, 500), st.sampled_from([0.06, 18.8]))
+def test_growth_by_two_megabytes_shows(gb: float, whole: float) -> None:
+    later = gb + 2 / 1024
+    assert part_of(gb, whole) != part_of(later, whole)
+    assert size(gb) != size(later)
 
 
 @given(
@@ -224,11 +232,11 @@ def test_a_run_introduces_itself() -> None:
     assert lines["data"] == "stdlib_docs: 3,611 samples, 203 held out for validation"
     assert lines["tokens"] == ("median 93 a sample, longest 2,061, 12% cut to 256, 3 teach nothing")
     assert lines["batch"] == "8 samples x 4 accumulated x up to 256 tokens, 100 steps"
-    assert lines["budget"] == "12.50 GB"
+    assert lines["budget"] == "12.5 GB"
     assert lines["run"] == "outputs/run"
     text = as_lines("a run", lines)
     assert text.splitlines()[0] == "run a run"
-    assert "\n  budget   12.50 GB\n" in text
+    assert "\n  budget   12.5 GB\n" in text
 
 
 def test_what_is_estimated_or_whole_is_said_so() -> None:
@@ -254,7 +262,7 @@ def test_what_a_config_names_cannot_control_the_terminal() -> None:
         ({"policy": "interval", "interval_steps": 0}, "never"),
         (
             {"interval_steps": 100, "memory_threshold_gb": 16.0, "method": "process"},
-            "every 100 steps or above 16.00 GB of process memory, by a new process",
+            "every 100 steps or above 16 GB of process memory, by a new process",
         ),
         (
             {"policy": "threshold", "memory_threshold_gb": 0.25, "metric": "mlx"},
@@ -266,7 +274,7 @@ def test_what_a_config_names_cannot_control_the_terminal() -> None:
         ),
         (
             {"policy": "adaptive", "max_overhead": 0.02},
-            "as rarely as 4.00 GB allow, at most 2% of the time",
+            "as rarely as 4 GB allow, at most 2% of the time",
         ),
     ],
 )
@@ -310,11 +318,11 @@ def test_the_end_says_where_the_memory_lay_and_how_validation_went(tmp_path: Pat
     more = {"memory_at_peak": peaks, "final_val_loss": 4.75, "peak_mlx_gb": 1.75}
     lines = format_summary(SUMMARY | more, tmp_path).splitlines()
     assert "  loss     - -> 4.5000, validation 4.7500" in lines
-    assert "  memory   peak 420 MB of the process, 1.75 GB of MLX" in lines
+    assert "  memory   peak 420 MB of the process, 1.750 GB of MLX" in lines
     assert (
         "  process  at step 300: arrays 10 MB, MLX's cache 20 MB, Python and the rest 51 MB"
     ) in lines
-    assert "  MLX      at step 12: weights 512 MB, activations 1.25 GB" in lines
+    assert "  MLX      at step 12: weights 512 MB, activations 1.250 GB" in lines
 
 
 def test_a_pipe_whose_reader_left_stops_nothing():

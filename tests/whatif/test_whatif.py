@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -191,10 +192,41 @@ def test_settings_that_do_the_same_are_one(recorded: Path) -> None:
     assert labels == ["none", "interval 25", "interval 50"]
 
 
+def test_numbers_may_be_typed_as_hydra_takes_them(recorded: Path) -> None:
+    words = ["reload=interval,threshold", "reload.interval_steps=2e1,30.0"]
+    outcomes = study_of(recorded, [*words, "reload.memory_threshold_gb=1.2e-1"]).outcomes
+    labels = [outcome.setting.label for outcome in outcomes]
+    assert labels == ["interval 20", "interval 30", "threshold 0.12 GB"]
+
+
 def test_a_new_budget_moves_the_threshold_as_auto_does(recorded: Path) -> None:
     words = ["reload=threshold", "memory.budget_gb=1,2", "reload.memory_threshold_gb=auto"]
     labels = [outcome.setting.label for outcome in study_of(recorded, words).outcomes]
     assert labels == ["threshold 0.85 GB", "threshold 1.7 GB"]
+
+
+def test_thresholds_that_nobody_named_lie_where_memory_does(recorded: Path) -> None:
+    study = study_of(recorded, [])  # within a budget of 100 GB
+    without, *others = study.outcomes
+    assert without.setting.label == "none"
+    found = [o.setting.config.reload for o in others]
+    thresholds = [r.memory_threshold_gb for r in found if r.policy == "threshold"]
+    lowest, highest = without.predicted.curve.min(), without.predicted.curve.max()
+    assert len(thresholds) >= 5
+    assert all(lowest < threshold < highest for threshold in thresholds)
+    assert max(thresholds) - min(thresholds) > 0.6 * (highest - lowest)
+
+
+def test_settings_that_nobody_named_do_different_things(recorded: Path, tmp_path: Path) -> None:
+    study = study_of(recorded, ["memory.budget_gb=0.15,1", f"train.steps={STEPS},{2 * STEPS}"])
+    run = [(o.budget_gb, o.setting.config.train.steps) for o in study.outcomes]
+    assert [key for key, _ in groupby(run)] == list(dict.fromkeys(run))
+    done = [(key, tuple(o.predicted.leaves)) for key, o in zip(run, study.outcomes, strict=True)]
+    assert len(set(done)) == len(done)
+    assert len(set(study.notes)) == len(study.notes)
+    World(active=0.0).train(tmp_path, STEPS, checkpoint__enabled=False)
+    [alone] = study_of(tmp_path, []).outcomes
+    assert alone.setting.label == "none"
 
 
 # --- The command --------------------------------------------------------------------------------
@@ -400,6 +432,8 @@ def _short(folder: Path) -> None:
         (None, ["train.steps=2000000"], "predicts at most 1,000,000 steps"),
         (None, ["train.batch_size=4"], "varies reload, reload.policy, reload.interval_steps"),
         (None, ["reload.intervall=4"], "lab whatif varies reload"),
+        (None, ["interval_steps=4"], "did you mean reload.interval_steps?"),
+        (None, ["train.stpes=4"], "did you mean train.steps?"),
         (None, ["reload=sometimes"], "must be one of none, interval"),
         (None, ["reload.interval_steps=-1"], "must be at least 0 steps"),
         (None, ["reload.interval_steps=5.5"], "must be a whole number"),
