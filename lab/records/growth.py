@@ -4,7 +4,8 @@
 what it does not do is pass its highest level again and again. Readings are cut into blocks of 1, 2,
 4, ... 64 steps, and a block counts by its smallest reading: a tooth shorter than a block (a cache
 that fills and is cleared, a validation, a long batch) is not seen. A block *passes* when its
-minimum is above those of all blocks before it, by half of the usual change from block to block. A
+minimum is above those of all blocks before it, by half of the usual change from block to block (a single jump
+counts as a few of them). A
 betting martingale is kept on that yes or no [1]: a stake of 1 - ``repeat`` on 'passes' at the odds
 of the model. Mixed over the block at which growth may have begun, with prior weights that sum to 1,
 it is an e-process, and by Ville's inequality the chance that it ever reaches 1 / alpha is at most
@@ -55,6 +56,7 @@ _STEADY, _STEADY_IN_WARM_UP = 0.8, 0.9
 _WARM_UP = 64
 _HORIZON = 100
 _ENOUGH = 64  # evidence is kept below this many thresholds, so that an end is seen soon
+_SETTLED, _JUMP = 8, 4.0  # blocks after which a change counts at most as so many usual ones
 _PATIENCE = 64  # steps that growth may pause before it counts as ended
 
 
@@ -269,7 +271,10 @@ class _Stream:
         self._left, self._passed = left, passes
         self.is_certain = evidence >= self._threshold
         self._evidence = min(evidence, _ENOUGH * self._threshold)
-        self._change += (abs(value - self._last) - self._change) / min(count, 16)
+        change = abs(value - self._last)
+        if count > _SETTLED:  # a single jump says little of the changes that are usual
+            change = min(change, _JUMP * self._change)
+        self._change += (change - self._change) / min(count, 16)
         self._last = value
         self._lead = lead = min(self._lead * bet, _ENOUGH * self._threshold)
         if lead > 1:

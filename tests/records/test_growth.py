@@ -178,6 +178,16 @@ def test_growth_of_the_heap_is_certain_where_the_process_is_too_noisy_to_tell() 
     assert found[-1].bytes_per_step == found[-1].heap == pytest.approx(MB, rel=0.05)
 
 
+def test_jumps_on_the_way_do_not_hide_growth() -> None:
+    """SmolLM2's cache with fault=ragged_cache: a batch of a new length fills it by 60 MB at once."""
+    test = GrowthTest(cache_limit=8 * GB)
+    found = []
+    for step in range(1, 80):
+        cache = 308 * MB + max(0, step - 20) * MB + 43 * MB * (step >= 30) + 60 * MB * (step >= 54)
+        found.append(test.add(step, active=514 * MB, cache=cache, process=180 * MB + cache))
+    assert 20 < certain_at(found) <= 20 + 50
+
+
 def test_of_memory_that_is_not_in_the_process_the_process_may_hold_less() -> None:
     test = GrowthTest(cache_clear_interval=10, arrays_in_process=False)
     found = [
