@@ -70,8 +70,9 @@ def look(
     lasting = slopes.without_cache(shared=shared) if cache_is_cleared else slopes
     heap, process = _heap_rate(before, counts, steps, slopes, in_heap=in_heap), lasting.process
     if trend.heap is not None and process is not None:
-        in_mlx = max(lasting.active, 0.0) + max(lasting.cache, 0.0)
-        heap, process = trend.heap, trend.heap + (in_mlx if shared else 0.0)
+        in_mlx = max(lasting.active, 0.0) + max(lasting.cache, 0.0) if shared else 0.0
+        if process - in_mlx < trend.heap:  # the noise of the process hides what is certain
+            heap, process = trend.heap, trend.heap + in_mlx
     rates = Rates(
         process=process,
         active=lasting.active,

@@ -4,13 +4,12 @@
 what it does not do is pass its highest level again and again. Readings are cut into blocks of 1, 2,
 4, ... 64 steps, and a block counts by its smallest reading: a tooth shorter than a block (a cache
 that fills and is cleared, a validation, a long batch) is not seen. A block *passes* when its
-minimum is above those of all blocks before it, by half of the usual change from block to block (a single jump
-counts as a few of them). A
-betting martingale is kept on that yes or no [1]: a stake of 1 - ``repeat`` on 'passes' at the odds
-of the model. Mixed over the block at which growth may have begun, with prior weights that sum to 1,
-it is an e-process, and by Ville's inequality the chance that it ever reaches 1 / alpha is at most
-alpha, however often one looks. Channels and block lengths share ``ALPHA``, which thus bounds the
-chance of any false alarm in a session.
+minimum is above those of all blocks before it, by half of the usual change from block to block (in
+which a single jump counts as four usual ones). A betting martingale is kept on that yes or no [1]:
+a stake of 1 - ``repeat`` on 'passes' at the odds of the model. Mixed over the block at which growth
+may have begun, with prior weights that sum to 1, it is an e-process, and by Ville's inequality the
+chance that it ever reaches 1 / alpha is at most alpha, however often one looks. Channels and block
+lengths share ``ALPHA``, which thus bounds the chance of any false alarm in a session.
 
 **Model of steady state.** Given all that went before, a block passes with a chance of at most
 ``repeat`` if the block before it passed (0.15 for what is the same after every step, MLX's active
