@@ -70,6 +70,8 @@ class Data:
     hub_config: str | None = setting(None)
     val_fraction: float = setting(at_least=0.0, at_most=0.5)
     pad_multiple: int = setting(at_least=1, unit="tokens", auto=True)
+    max_shapes: int = setting(0, at_least=0, at_most=64)
+    buckets: tuple[int, ...] = setting(())
     overfit_batches: int = setting(0, at_least=0, unit="batches")
 
 
@@ -108,6 +110,7 @@ class Optimizer:
 class Train:
     steps: int = setting(at_least=1, unit="steps")
     batch_size: int = setting(at_least=1, unit="sequences", auto=True)
+    batch_by: str = setting("samples", choices=("samples", "tokens"))
     grad_accumulation_steps: int = setting(at_least=1, unit="batches a step")
     max_seq_length: int = setting(at_least=8, unit="tokens")
     max_grad_norm: float = setting(at_least=0)
@@ -399,6 +402,26 @@ def _labs_own_needs_the_labs_trainer(config: Config) -> None:
             raise ConfigError(key, value, allowed)
 
 
+def _buckets_fit(config: Config) -> None:
+    data = config.data
+    if not data.max_shapes and (data.buckets or config.train.batch_by == "tokens"):
+        key, value = ("data.buckets", list(data.buckets)) if data.buckets else _BY_TOKENS
+        raise ConfigError(key, value, "needs fixed shapes: set data.max_shapes, e.g. to 8")
+    if not data.buckets:
+        return
+    if list(data.buckets) != sorted(set(data.buckets)) or data.buckets[0] < 1:
+        allowed = "must be lengths in tokens, ascending, each once"
+    elif len(data.buckets) > data.max_shapes:
+        allowed = f"must be at most data.max_shapes={data.max_shapes} lengths"
+    elif any(bucket % data.pad_multiple for bucket in data.buckets):
+        allowed = f"must be multiples of data.pad_multiple={data.pad_multiple}"
+    else:
+        return
+    raise ConfigError("data.buckets", list(data.buckets), allowed)
+
+
+_BY_TOKENS = ("train.batch_by", "tokens")
+
 RULES = (
     _one_model_source,
     _data_has_source,
@@ -408,6 +431,7 @@ RULES = (
     _adaptive_needs_the_labs_trainer,
     _growth_has_a_loop,
     _labs_own_needs_the_labs_trainer,
+    _buckets_fit,
 )
 
 

@@ -184,6 +184,7 @@ def _facts(context: TrainingContext, trainer: LabTrainer | MlxLmTrainer) -> RunF
         val_samples=len(data.val_samples),
         val_is_held_out=data.val_is_held_out,
         **measure_lengths(data.train_tokens, config.train.max_seq_length),
+        **(data.plan.facts() if config.trainer == "lab" else {}),
     )
 
 

@@ -1,0 +1,193 @@
+"""How the samples of a run become batches: in which order, and padded to what."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import cached_property
+from itertools import chain, pairwise
+from typing import Any
+
+from lab.config.keys import Data, Train
+from lab.config.schema import ConfigError
+from lab.config.units import MB
+from lab.data.batches import Shape, padded_width
+from lab.data.order import BucketOrder, ChunkedOrder, Order
+from lab.data.shapes import Grid, Need, Signature, choose_signatures, equal_tokens, most_rows
+from lab.data.split import Split
+from lab.data.token_index import WHOLE_BYTES, TokenIndex
+
+ENOUGH = 512  # batches, to choose their shapes by
+
+
+class Measured:
+    """A split, and what is known of its samples' lengths before they are read.
+
+    Attributes:
+        widths: int32 (n,), tokens of the inputs of each sample that is tokenised, once it is cut.
+        rows: int32 (n,), how many of its positions count in the loss.
+    """
+
+    def __init__(self, split: Split, tokens: TokenIndex, max_length: int) -> None:
+        self.split, self.tokens = split, tokens
+        cut = [
+            (min(tokens.lengths[at], max_length), tokens.prompts[at])
+            for at in tokens.within(split.rows)
+        ]
+        self.widths = array("i", (max(length - 1, 0) for length, _ in cut))
+        self.rows = array("i", (max(length - max(prompt, 1), 0) for length, prompt in cut))
+
+    @property
+    def sizes(self) -> list[int]:
+        """Bytes of each sample that is tokenised."""
+        sizes, tokens = self.split.lines.index.sizes, self.tokens
+        return [sizes[tokens.rows[at]] for at in tokens.within(self.split.rows)]
+
+    def together(self, members: Iterable[int]) -> Need:
+        """What a batch of these samples needs."""
+        members = list(members)
+        return Need(max(self.widths[i] for i in members), sum(self.rows[i] for i in members))
+
+
+class Plan:
+    """How a run's samples become batches.
+
+    Without ``data.max_shapes`` each batch is padded to a multiple of its own need, as it was before
+    there was such a key.
+
+    Arguments:
+        train: the split that is trained on, or the only one.
+        others: what comes in batches of the same shapes.
+
+    Raises:
+        ConfigError: buckets that do not fit the data, or lengths that would have to be known.
+    """
+
+    def __init__(
+        self, train: Measured, others: Sequence[Measured], data: Data, settings: Train
+    ) -> None:
+        self._train, self._splits = train, [train, *others]
+        self._data, self._by_tokens = data, settings.batch_by == "tokens"
+        self.shape = Shape(
+            batch_size=settings.batch_size,
+            accumulation=settings.grad_accumulation_steps,
+            max_length=settings.max_seq_length,
+            pad_multiple=data.pad_multiple,
+        )
+        if data.max_shapes:
+            self._grid = self._make_grid()
+            self._check_buckets()
+            self.shape = replace(self.shape, signatures=self._signatures())
+
+    @property
+    def widest(self) -> int:
+        """Tokens that the widest batch is padded to."""
+        if self.shape.signatures:
+            return max(signature.width for signature in self.shape.signatures)
+        longest = self._largest.width if self._is_whole else self.shape.max_length
+        return padded_width(longest, self.shape.max_length, self.shape.pad_multiple)
+
+    def order(self, measured: Measured, seed: int | None) -> Order:
+        """Which samples of a split make which batch."""
+        if self.shape.signatures and measured.tokens.is_whole:
+            return BucketOrder(self._widths(measured), self._size_of, seed)
+        return ChunkedOrder(measured.split.sizes, self.shape.batch_size, seed)
+
+    def facts(self) -> dict[str, Any]:
+        """Shapes and padding, by the names of :class:`lab.records.facts.RunFacts`."""
+        if not self.shape.signatures:
+            return {}
+        cells = rows = held = counted = 0
+        for members in self._drawn():
+            need = self._train.together(members)
+            signature = self.shape.signature_of(len(members), need)
+            cells, rows = cells + signature.cells, rows + signature.rows
+            held, counted = held + sum(self._train.widths[i] for i in members), counted + need.rows
+        return {
+            "shapes": [(s.batch_size, s.width, s.rows) for s in self.shape.signatures],
+            "padded_fraction": 1 - held / cells,
+            "padded_rows_fraction": 1 - counted / rows,
+        }
+
+    @property
+    def _is_whole(self) -> bool:
+        return all(split.tokens.is_whole for split in self._splits)
+
+    @cached_property
+    def _largest(self) -> Need:
+        """The most that a batch of ``train.batch_size`` may need."""
+        size, longest = self.shape.batch_size, self.shape.max_length - 1
+        if not self._is_whole:
+            return Need(longest, size * longest)
+        longest = max(max(split.widths) for split in self._splits)
+        return Need(longest, most_rows(chain(*(split.rows for split in self._splits)), size))
+
+    def _make_grid(self) -> Grid:
+        # A sequence shorter than the multiple is not padded beyond itself.
+        multiple = min(self.shape.pad_multiple, self.shape.max_length)
+        return Grid.of(self._largest, multiple, self._data.buckets)
+
+    def _signatures(self) -> tuple[Signature, ...]:
+        most, size = self._data.max_shapes, self.shape.batch_size
+        if not self._by_tokens:
+            needs = map(self._train.together, self._drawn())
+            return choose_signatures(needs, self._largest, self._grid, batch_size=size, most=most)
+        if not self._is_whole:
+            file = max((m.split.lines.path for m in self._splits if not m.tokens.is_whole), key=str)
+            raise ConfigError(
+                "train.batch_by",
+                "tokens",
+                f"needs the length of every sample, and {file.name} is above the "
+                f"{WHOLE_BYTES // MB} MB of which all are tokenised beforehand; "
+                "take train.batch_by=samples",
+            )
+        needs = [Need(*n) for m in self._splits for n in zip(m.widths, m.rows, strict=True)]
+        cells = size * self._grid.width_of(self._largest.width)
+        return equal_tokens(needs, self._grid, cells=cells, most=most)
+
+    def _drawn(self) -> Iterator[Sequence[int]]:
+        """Training batches as they come, of one epoch at least; whatever the run's seed."""
+        train, size = self._train, self.shape.batch_size
+        if train.tokens.is_whole:
+            order = BucketOrder(self._widths(train), self._size_of, 0)
+            yield from order.standing()
+            # One small epoch's batches may all fit signatures that the next one's would not.
+            yield from map(order.members, range(ENOUGH - len(order)))
+            return
+        sizes = train.sizes
+        line = sorted(range(len(sizes)), key=sizes.__getitem__)
+        # Overlapping, since there are few: the neighbours of a sample in a chunk are as near.
+        yield from (line[at : at + size] for at in range(max(len(line) - size, 0) + 1))
+
+    def _widths(self, measured: Measured) -> array[int]:
+        return array("i", map(self._grid.width_of, measured.widths))
+
+    def _size_of(self, width: int) -> int:
+        """Samples in a batch of a width."""
+        if not self._by_tokens:
+            return self.shape.batch_size
+        return next(s.batch_size for s in self.shape.signatures if s.width >= width)
+
+    def _check_buckets(self) -> None:
+        """Hold the widths that the user chose against the data."""
+        buckets, longest = self._data.buckets, self._largest.width
+        if not buckets:
+            return
+        given = f"[{','.join(map(str, buckets))}]"
+        if longest > buckets[-1]:
+            allowed = (
+                f"no bucket holds the longest sample, {longest} tokens without its last one; add "
+                f"one, or cut samples by train.max_seq_length={buckets[-1] + 1}"
+            )
+            raise ConfigError("data.buckets", given, allowed)
+        if not self._is_whole:
+            return  # a sample that is not tokenised yet may fit any
+        used = {width for measured in self._splits for width in self._widths(measured)}
+        for below, bucket in pairwise((0, *buckets)):
+            if bucket not in used:
+                allowed = (
+                    f"no sample fits the bucket {bucket}: none takes {below + 1} to {bucket} "
+                    "tokens; leave it out"
+                )
+                raise ConfigError("data.buckets", given, allowed)
