@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Protocol
 
 from lab.data.permutation import Permutation
-from lab.data.shapes import ceil_div
+from lab.data.shapes import Need, ceil_div
 
 # Batches whose samples are sorted by length together. More means less padding, but sorting a whole
 # epoch as one chunk would make the same batches in every epoch.
@@ -83,32 +84,42 @@ class _Chunk:
 class BucketOrder:
     """Batches of samples of one width each, in a new combination every epoch.
 
-    All samples stand in line by their width, narrowest first, those of one width permuted anew in
-    each epoch. Batches are cut off from the widest end, so only the last one of a width takes some
-    of the next narrower one, and the incomplete one is the narrowest. As many samples have a width
-    in each epoch, the cuts are always the same; the batches between them are permuted.
+    All samples stand in line by their width, narrowest first. Batches are cut off from the widest
+    end, so only the last one of a width takes some of the next narrower one, and the incomplete one
+    is the narrowest. As many samples have a width in each epoch, the cuts are always the same; the
+    batches between them are permuted.
+
+    Within a width the samples are drawn by strata: of as many as a batch has places, by their rows
+    in the loss, each gives one to every batch. So batches of a width need about as many rows, and
+    what each may need at most is known.
 
     The first batch of all is a widest one: what a run needs at most it needs at its first step.
 
     Arguments:
         widths: (n,), to which each sample is padded at least.
+        rows: (n,), how many positions of each sample count in the loss.
         size_of: samples in a batch of a width.
         seed: seeds the order.
     """
 
     def __init__(
-        self, widths: Sequence[int], size_of: Callable[[int], int], seed: int | None
+        self,
+        widths: Sequence[int],
+        rows: Sequence[int],
+        size_of: Callable[[int], int],
+        seed: int | None,
     ) -> None:
         self._seed = seed
         groups: dict[int, array[int]] = {}
         for position, width in enumerate(widths):
             groups.setdefault(width, array("i")).append(position)
-        self._line, self._groups = array("i"), list[int]()
-        for _, positions in sorted(groups.items()):
-            self._groups.append(len(self._line))
-            self._line.extend(positions)
-        self._cuts = _cuts([widths[position] for position in self._line], size_of)
-        self._epoch, self._permutations = 0, dict[int, Permutation]()
+        self._line, self._groups = array("i"), list[_Group]()
+        self._widths, self._rows = widths, rows
+        for width, positions in sorted(groups.items()):
+            self._groups.append(_Group(len(self._line), len(positions), size_of(width)))
+            self._line.extend(sorted(positions, key=rows.__getitem__))
+        self._cuts = _cuts(self._groups)
+        self._epoch, self._permutations = 0, dict[tuple[int, ...], Permutation]()
 
     def __len__(self) -> int:
         return len(self._cuts) - 1
@@ -119,40 +130,59 @@ class BucketOrder:
         if epoch != self._epoch:
             self._epoch, self._permutations = epoch, {}
         cut = self._batch_at(place)
-        return [self._line[self._permuted(at)] for at in range(*self._cuts[cut : cut + 2])]
+        return [self._line[self._drawn(at)] for at in range(*self._cuts[cut : cut + 2])]
 
-    def standing(self) -> list[Sequence[int]]:
-        """The batches of an epoch in which nothing is permuted, narrowest first."""
-        return [self._line[start:stop] for start, stop in pairwise(self._cuts)]
+    def at_most(self) -> Iterator[Need]:
+        """What each batch of an epoch may need, whichever samples it draws from the strata."""
+        for start, stop in pairwise(self._cuts):
+            strata = [self._stratum(at)[:2] for at in range(start, stop)]
+            rows = sum(self._rows[self._line[first + count - 1]] for first, count in strata)
+            yield Need(self._widths[self._line[stop - 1]], rows)
 
     def _batch_at(self, place: int) -> int:
-        order, last = self._permutation(_BATCHES, len(self)), len(self) - 1
+        order, last = self._permutation(len(self)), len(self) - 1
         if self._seed is None or self._epoch > 0:
             return order[place]
-        first = order[0]
-        return {first: last, last: first}.get(order[place], order[place])
+        return {order[0]: last, last: order[0]}.get(order[place], order[place])
 
-    def _permuted(self, at: int) -> int:
-        """Who stands at a place of the line in this epoch, as a place in the line itself."""
-        group = bisect_right(self._groups, at) - 1
-        start, *after = self._groups[group : group + 2]
-        stop = after[0] if after else len(self._line)
-        return start + self._permutation(group, stop - start)[at - start]
+    def _drawn(self, at: int) -> int:
+        """Where in the line the sample stands that comes at a place of this epoch."""
+        start, count, nth, *key = self._stratum(at)
+        return start + self._permutation(count, *key)[nth]
 
-    def _permutation(self, number: int, count: int) -> Permutation:
-        if number not in self._permutations:
-            key = (self._seed or 0, self._epoch, number)
-            self._permutations[number] = Permutation(count, key)
-        return self._permutations[number]
+    def _stratum(self, at: int) -> tuple[int, int, int, int, int]:
+        """Start, count, which of it comes at a place, the numbers of its group and its own."""
+        number = bisect_right(self._groups, at, key=lambda group: group.start) - 1
+        group = self._groups[number]
+        nth, stratum = divmod(at - group.start, group.batch_size)
+        return (*group.stratum(stratum), nth, number, stratum)
+
+    def _permutation(self, count: int, *of: int) -> Permutation:
+        if of not in self._permutations:
+            self._permutations[of] = Permutation(count, (self._seed or 0, self._epoch, *of))
+        return self._permutations[of]
 
 
-_BATCHES = -1  # number of the permutation of batches, beside those of groups
+@dataclass(frozen=True)
+class _Group:
+    """The samples of one width: where they begin in the line, and how many there are."""
+
+    start: int
+    count: int
+    batch_size: int
+
+    def stratum(self, number: int) -> tuple[int, int]:
+        """Where the samples begin that come at every ``batch_size``-th place, and their count."""
+        share, more = divmod(self.count, self.batch_size)
+        return self.start + number * share + min(number, more), share + (number < more)
 
 
-def _cuts(widths: Sequence[int], size_of: Callable[[int], int]) -> array[int]:
-    """Where batches begin and end in a line of samples of these widths, from its widest end."""
-    cuts = array("i", [len(widths)])
-    while cuts[-1]:
-        cuts.append(max(cuts[-1] - size_of(widths[cuts[-1] - 1]), 0))
+def _cuts(groups: Sequence[_Group]) -> array[int]:
+    """Where batches begin and end in the line, cut off from its widest end."""
+    last = groups[-1]
+    cuts = array("i", [last.start + last.count])
+    for group in reversed(groups):
+        while cuts[-1] > group.start:
+            cuts.append(max(cuts[-1] - group.batch_size, 0))
     cuts.reverse()
     return cuts

@@ -5,7 +5,6 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import cached_property
 from itertools import chain, pairwise
 from typing import Any
 
@@ -13,8 +12,9 @@ from lab.config.keys import Data, Train
 from lab.config.schema import ConfigError
 from lab.config.units import MB
 from lab.data.batches import Shape, padded_width
+from lab.data.equal_tokens import Drawn, SizeOf, equal_tokens, size_of
 from lab.data.order import BucketOrder, ChunkedOrder, Order
-from lab.data.shapes import Grid, Need, Signature, choose_signatures, equal_tokens, most_rows
+from lab.data.shapes import Grid, Need, Signature, choose_signatures, most_rows
 from lab.data.split import Split
 from lab.data.token_index import WHOLE_BYTES, TokenIndex
 
@@ -85,13 +85,12 @@ class Plan:
         """Tokens that the widest batch is padded to."""
         if self.shape.signatures:
             return max(signature.width for signature in self.shape.signatures)
-        longest = self._largest.width if self._is_whole else self.shape.max_length
-        return padded_width(longest, self.shape.max_length, self.shape.pad_multiple)
+        return padded_width(self._longest, self.shape.max_length, self.shape.pad_multiple)
 
     def order(self, measured: Measured, seed: int | None) -> Order:
         """Which samples of a split make which batch."""
         if self.shape.signatures and measured.tokens.is_whole:
-            return BucketOrder(self._widths(measured), self._size_of, seed)
+            return self._by_width(measured, self._size_of, seed)
         return ChunkedOrder(measured.split.sizes, self.shape.batch_size, seed)
 
     def facts(self) -> dict[str, Any]:
@@ -114,25 +113,30 @@ class Plan:
     def _is_whole(self) -> bool:
         return all(split.tokens.is_whole for split in self._splits)
 
-    @cached_property
-    def _largest(self) -> Need:
-        """The most that a batch of ``train.batch_size`` may need."""
-        size, longest = self.shape.batch_size, self.shape.max_length - 1
+    @property
+    def _longest(self) -> int:
+        """Tokens of the longest input, as far as that is known beforehand."""
         if not self._is_whole:
-            return Need(longest, size * longest)
-        longest = max(max(split.widths) for split in self._splits)
-        return Need(longest, most_rows(chain(*(split.rows for split in self._splits)), size))
+            return self.shape.max_length - 1
+        return max(max(split.widths) for split in self._splits)
 
     def _make_grid(self) -> Grid:
+        size, longest = self.shape.batch_size, self._longest
         # A sequence shorter than the multiple is not padded beyond itself.
         multiple = min(self.shape.pad_multiple, self.shape.max_length)
-        return Grid.of(self._largest, multiple, self._data.buckets)
+        rows = most_rows(chain(*(split.rows for split in self._splits)), size)
+        largest = Need(longest, rows if self._is_whole else size * longest)
+        return Grid.of(largest, multiple, self._data.buckets)
 
     def _signatures(self) -> tuple[Signature, ...]:
-        most, size = self._data.max_shapes, self.shape.batch_size
+        most = self._data.max_shapes
         if not self._by_tokens:
-            needs = map(self._train.together, self._drawn())
-            return choose_signatures(needs, self._largest, self._grid, batch_size=size, most=most)
+            size, longest = self.shape.batch_size, self._longest
+            rows = size * longest
+            if self._is_whole:
+                rows = max(need.rows for need in self._at_most(self._size_of))
+            needs, largest = map(self._train.together, self._drawn()), Need(longest, rows)
+            return choose_signatures(needs, largest, self._grid, batch_size=size, most=most)
         if not self._is_whole:
             file = max((m.split.lines.path for m in self._splits if not m.tokens.is_whole), key=str)
             raise ConfigError(
@@ -143,22 +147,32 @@ class Plan:
                 "take train.batch_by=samples",
             )
         needs = [Need(*n) for m in self._splits for n in zip(m.widths, m.rows, strict=True)]
-        cells = size * self._grid.width_of(self._largest.width)
-        return equal_tokens(needs, self._grid, cells=cells, most=most)
+        cells = self.shape.batch_size * self._grid.width_of(self._longest)
+        return equal_tokens(needs, self._grid, self._draw, cells=cells, most=most)
+
+    def _draw(self, sizes: SizeOf) -> Drawn:
+        order = self._by_width(self._train, sizes, 0)
+        drawn = map(self._train.together, map(order.members, range(min(ENOUGH, len(order)))))
+        return Drawn(list(drawn), list(self._at_most(sizes)))
+
+    def _at_most(self, sizes: SizeOf) -> Iterator[Need]:
+        """What each batch of any split may need."""
+        return chain(*(self._by_width(split, sizes, 0).at_most() for split in self._splits))
 
     def _drawn(self) -> Iterator[Sequence[int]]:
-        """Training batches as they come, of one epoch at least; whatever the run's seed."""
+        """Training batches as they come, whatever the run's seed."""
         train, size = self._train, self.shape.batch_size
         if train.tokens.is_whole:
-            order = BucketOrder(self._widths(train), self._size_of, 0)
-            yield from order.standing()
-            # One small epoch's batches may all fit signatures that the next one's would not.
-            yield from map(order.members, range(ENOUGH - len(order)))
+            # Of a small epoch too: all of it may fit signatures that the next one would not.
+            yield from map(self._by_width(train, self._size_of, 0).members, range(ENOUGH))
             return
         sizes = train.sizes
         line = sorted(range(len(sizes)), key=sizes.__getitem__)
         # Overlapping, since there are few: the neighbours of a sample in a chunk are as near.
         yield from (line[at : at + size] for at in range(max(len(line) - size, 0) + 1))
+
+    def _by_width(self, measured: Measured, sizes: SizeOf, seed: int | None) -> BucketOrder:
+        return BucketOrder(self._widths(measured), measured.rows, sizes, seed)
 
     def _widths(self, measured: Measured) -> array[int]:
         return array("i", map(self._grid.width_of, measured.widths))
@@ -167,11 +181,11 @@ class Plan:
         """Samples in a batch of a width."""
         if not self._by_tokens:
             return self.shape.batch_size
-        return next(s.batch_size for s in self.shape.signatures if s.width >= width)
+        return size_of(self.shape.signatures, width)
 
     def _check_buckets(self) -> None:
         """Hold the widths that the user chose against the data."""
-        buckets, longest = self._data.buckets, self._largest.width
+        buckets, longest = self._data.buckets, self._longest
         if not buckets:
             return
         given = f"[{','.join(map(str, buckets))}]"

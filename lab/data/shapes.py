@@ -7,9 +7,10 @@ there are few. What they are is a pure function of the lengths and of the config
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from heapq import nlargest
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 # What a cell of the inputs costs, in rows of the loss, forward and backward: measured 5 of the tiny
@@ -91,9 +92,8 @@ def choose_signatures(
 ) -> tuple[Signature, ...]:
     """Signatures for batches of ``batch_size``, at which these batches cost least.
 
-    Exact among chains, in which a signature is larger than the one before in both dimensions: a
-    dynamic program over the needs that occur. Of the needs that are not in a chain's next larger
-    signature none is lost, for the last one holds ``largest``.
+    Exact among chains of :func:`_candidates`, in which each is larger than the one before in both
+    dimensions: a dynamic program over the last one and the number of those before it.
 
     Arguments:
         needs: of the batches, as they will be made.
@@ -104,51 +104,43 @@ def choose_signatures(
         Cheapest first; the last one holds everything.
     """
     counted, top = Counter(map(grid.rounded, needs)), grid.rounded(largest)
-    candidates = sorted({*counted, top})
-    price = {need: Signature(batch_size, *need).price for need in candidates}
-    held = {need: sum(counted[n] for n in candidates if need.holds(n)) for need in candidates}
-    below = {c: [n for n in candidates if n != c and c.holds(n)] for c in candidates}
-    # Of each need, the least total price of a chain that ends with it, and that chain.
-    chains = {c: (price[c] * held[c], (c,)) for c in candidates}
+    candidates = _candidates(counted, top)
+    prices = [Signature(batch_size, *need).price for need in candidates]
+    held = [sum(n for need, n in counted.items() if c.holds(need)) for c in candidates]
+    below = [[j for j in range(i) if c.holds(candidates[j])] for i, c in enumerate(candidates)]
+    alone = [price * count for price, count in zip(prices, held, strict=True)]
+    # By number of signatures: what all that the last one holds costs at least, and the one before.
+    totals, before = alone, []
     for _ in range(most - 1):
-        chains = {
-            c: min(
-                [
-                    chains[c],
-                    *(
-                        (total + price[c] * (held[c] - held[n]), (*chain, c))
-                        for n in below[c]
-                        for total, chain in [chains[n]]
-                    ),
-                ]
+        found = [
+            min(
+                ((totals[j] + prices[i] * (held[i] - held[j]), j) for j in below[i]),
+                default=(alone[i], -1),
             )
-            for c in candidates
-        }
-    return tuple(Signature(batch_size, *need) for need in chains[top][1])
+            for i in range(len(candidates))
+        ]
+        found = [min(pair, (alone[i], -1)) for i, pair in enumerate(found)]
+        totals = [total for total, _ in found]
+        before.append([j for _, j in found])
+    chosen = [candidates.index(top)]
+    for previous in reversed(before):
+        if (j := previous[chosen[-1]]) < 0:
+            break
+        chosen.append(j)
+    return tuple(Signature(batch_size, *candidates[i]) for i in reversed(chosen))
 
 
-def equal_tokens(
-    needs: Sequence[Need], grid: Grid, *, cells: int, most: int
-) -> tuple[Signature, ...]:
-    """Signatures of about ``cells`` each: short samples come in larger batches than long ones.
-
-    Arguments:
-        needs: of each sample.
-        most: number of signatures, at least 1.
-
-    Returns:
-        Narrowest first. Each has rows for any of the samples that it is wide enough for.
-    """
-    longest = max(need.width for need in needs)
-    widths = choose_signatures(
-        (Need(need.width, 0) for need in needs), Need(longest, 0), grid, batch_size=1, most=most
+def _candidates(needs: Collection[Need], top: Need) -> list[Need]:
+    """Needs that occur, and what holds one of them and the next wider ones too; ascending."""
+    widths = sorted({need.width for need in needs} | {top.width})
+    wider = dict(pairwise(widths))
+    found = {*needs, top}
+    found |= {Need(wider[need.width], need.rows) for need in needs if need.width in wider}
+    highest = accumulate(
+        (max((n.rows for n in needs if n.width == w), default=0) for w in widths), max
     )
-    signatures = []
-    for width in (signature.width for signature in widths):
-        batch_size = max(cells // width, 1)
-        rows = most_rows((need.rows for need in needs if need.width <= width), batch_size)
-        signatures.append(Signature(batch_size, width, round_up(rows, grid.rows)))
-    return tuple(signatures)
+    found |= {Need(width, rows) for width, rows in zip(widths, highest, strict=True) if rows}
+    return sorted(found)
 
 
 def most_rows(rows: Iterable[int], batch_size: int) -> int:

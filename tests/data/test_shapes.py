@@ -13,9 +13,16 @@ from lab.config.keys import Data
 from lab.config.schema import ConfigError
 from lab.data import token_index
 from lab.data.dataset import OpenData
+from lab.data.equal_tokens import Drawn, equal_tokens, size_of
 from lab.data.order import BucketOrder
-from lab.data.shapes import Grid, Need, Signature, choose_signatures, equal_tokens, most_rows
+from lab.data.shapes import Grid, Need, Signature, choose_signatures
 from tests.data.test_data import data_of, opened, write
+
+
+def rows_of(widths: list[int]) -> list[int]:
+    """Some rows in the loss for samples of these widths."""
+    return [position * 7 % width for position, width in enumerate(widths)]
+
 
 WIDTHS = st.lists(st.sampled_from((32, 64, 96, 256)), min_size=1, max_size=60)
 
@@ -29,7 +36,7 @@ WIDTHS = st.lists(st.sampled_from((32, 64, 96, 256)), min_size=1, max_size=60)
 @settings(max_examples=100)
 def test_every_sample_comes_once_an_epoch_in_batches_of_its_width(widths, sizes, seed, epoch):
     size_of = dict[int, int](zip((32, 64, 96, 256), sizes, strict=True)).__getitem__
-    order = BucketOrder(widths, size_of, seed)
+    order = BucketOrder(widths, rows_of(widths), size_of, seed)
     indices = range(epoch * len(order), (epoch + 1) * len(order))
     batches = [list(order.members(index)) for index in indices]
     assert sorted(itertools.chain(*batches)) == list(range(len(widths)))
@@ -44,17 +51,19 @@ def test_every_sample_comes_once_an_epoch_in_batches_of_its_width(widths, sizes,
 @given(widths=WIDTHS, seed=st.integers(0, 2**32 - 1), before=st.lists(st.integers(0, 99)))
 @settings(max_examples=60)
 def test_a_batch_depends_only_on_seed_and_index(widths, seed, before):
-    used = BucketOrder(widths, lambda _: 3, seed)
+    used = BucketOrder(widths, rows_of(widths), lambda _: 3, seed)
     for index in before:
         used.members(index)
-    assert list(used.members(41)) == list(BucketOrder(widths, lambda _: 3, seed).members(41))
+    assert list(used.members(41)) == list(
+        BucketOrder(widths, rows_of(widths), lambda _: 3, seed).members(41)
+    )
 
 
 def test_epochs_and_seeds_differ_and_validation_does_not():
     widths = [32, 64, 96, 256] * 16
 
     def epochs(seed: int | None) -> list:
-        order = BucketOrder(widths, lambda _: 4, seed)
+        order = BucketOrder(widths, rows_of(widths), lambda _: 4, seed)
         drawn = [tuple(order.members(i)) for i in range(32)]
         return [drawn[:16], drawn[16:]]
 
@@ -67,18 +76,38 @@ def test_epochs_and_seeds_differ_and_validation_does_not():
 
 
 def test_the_order_is_the_same_on_every_machine_and_version():
-    order = BucketOrder([64, 32, 96, 32, 64, 32, 96], lambda _: 3, seed=7)
-    expected = [[4, 6, 2], [1], [3, 5, 0], [1, 3, 0], [5], [4, 6, 2]]
+    widths = [64, 32, 96, 32, 64, 32, 96]
+    order = BucketOrder(widths, rows_of(widths), lambda _: 3, seed=7)
+    expected = [[4, 2, 6], [5], [1, 3, 0], [1, 3, 0], [5], [4, 2, 6]]
     assert [list(order.members(i)) for i in range(6)] == expected
 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_the_first_batch_is_a_widest_one(seed):
     widths = [32] * 50 + [64] * 50 + [96] * 5
-    assert all(widths[m] == 96 for m in BucketOrder(widths, lambda _: 4, seed).members(0))
+    assert all(
+        widths[m] == 96 for m in BucketOrder(widths, rows_of(widths), lambda _: 4, seed).members(0)
+    )
+
+
+@given(widths=WIDTHS, size=st.integers(1, 7), data=st.data())
+@settings(max_examples=60)
+def test_no_batch_needs_more_than_was_said_beforehand(widths, size, data):
+    rows = data.draw(st.lists(st.integers(0, 99), min_size=len(widths), max_size=len(widths)))
+    order = BucketOrder(widths, rows, lambda _: size, seed=1)
+    needs = list(map(Need, widths, rows))
+    said = sorted(order.at_most())
+    for epoch in range(3):
+        drawn = [together(needs, order.members(epoch * len(order) + i)) for i in range(len(order))]
+        assert all(most.holds(need) for most, need in zip(said, sorted(drawn), strict=True))
 
 
 # --- Which shapes --------------------------------------------------------------------------------
+
+
+def together(needs: list[Need], batch) -> Need:
+    return Need(max(needs[i].width for i in batch), sum(needs[i].rows for i in batch))
+
 
 NEEDS = st.lists(st.builds(Need, st.integers(0, 60), st.integers(0, 99)), min_size=1, max_size=20)
 
@@ -106,16 +135,26 @@ def test_the_shapes_are_few_and_hold_all_and_no_chain_is_cheaper(needs, most):
     assert price(needs, chosen) <= cheapest
 
 
-@given(needs=NEEDS, most=st.integers(1, 4))
+@given(needs=NEEDS, most=st.integers(1, 6))
 @settings(max_examples=60, deadline=None)
 def test_equal_tokens_give_short_samples_larger_batches(needs, most):
-    found = equal_tokens(needs, Grid(16, 20), cells=256, most=most)
+    grid = Grid(16, 20)
+
+    def draw(sizes) -> Drawn:
+        widths = [grid.width_of(need.width) for need in needs]
+        order = BucketOrder(widths, [need.rows for need in needs], sizes, 0)
+        drawn = [together(needs, order.members(index)) for index in range(len(order))]
+        return Drawn(drawn, list(order.at_most()))
+
+    found = equal_tokens(needs, grid, draw, cells=256, most=most)
     assert len(found) <= most
-    for signature in found:
-        assert 256 - signature.width < signature.cells <= 256
-        fitting = [need.rows for need in needs if need.width <= signature.width]
-        assert signature.rows >= most_rows(fitting, signature.batch_size)
-    assert all(any(s.fits(1, need) for s in found) for need in needs)
+    assert [s.price for s in found] == sorted(s.price for s in found)
+    assert all(256 - s.width < s.cells <= 256 for s in found)
+    widths = [grid.width_of(need.width) for need in needs]
+    order = BucketOrder(widths, [n.rows for n in needs], lambda width: size_of(found, width), 1)
+    for index in range(2 * len(order)):
+        batch = order.members(index)
+        assert any(s.fits(len(batch), together(needs, batch)) for s in found)
 
 
 def test_of_long_lengths_only_so_many_are_tried():
