@@ -20,14 +20,24 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 GROWING_CACHE = (
-    *("data.pad_multiple=1", "memory.cache_clear_interval=0", "train.batch_size=2"),
+    *(
+        "data.max_shapes=0",
+        "data.pad_multiple=1",
+        "memory.cache_clear_interval=0",
+        "train.batch_size=2",
+    ),
     *("train.max_seq_length=512", "memory.cache_limit_gb=4"),
 )
 SMOLLM2 = (
     *("model=local", f"model.path={ROOT}/models/smollm2-135m", "adapter.rank=8"),
     *("adapter.num_layers=8", "train.max_seq_length=256", "train.batch_size=2"),
     *("train.grad_accumulation_steps=1", "train.grad_checkpoint=false", "train.steps=120"),
-    *("data.pad_multiple=1", "memory.cache_limit_gb=6", "memory.cache_clear_interval=0"),
+    *(
+        "data.max_shapes=0",
+        "data.pad_multiple=1",
+        "memory.cache_limit_gb=6",
+        "memory.cache_clear_interval=0",
+    ),
 )
 LATE_LIST = ("fault=module_list", "fault.module_list.start_step=40", "memory.budget_gb=0.14")
 
