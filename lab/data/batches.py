@@ -24,6 +24,7 @@ class Batch:
             batch of an epoch.
         rows: int32 (N,), flattened positions ``b * L + i`` whose next token counts in the loss.
         targets: int32 (N,), the next token at each of these positions.
+        positions: int32 (B, L), of each token in its sample; None where a row has one sample.
         weights: float32 (N,), 1 for a real target, 0 for the padding at the end of ``rows``.
         num_tokens: number of real targets; may be 0, while ``N`` never is.
         padded_cells: padding cells of ``inputs``.
@@ -39,6 +40,7 @@ class Batch:
     padded_cells: int
     truncated: int
     empty: int
+    positions: memoryview | None = None
 
     @property
     def cells(self) -> int:
@@ -53,6 +55,7 @@ class Shape:
     Attributes:
         signatures: that batches are padded to, cheapest first; empty: each batch is padded to a
             multiple of its own need.
+        packs: several samples may be in a row.
     """
 
     batch_size: int
@@ -60,6 +63,7 @@ class Shape:
     max_length: int
     pad_multiple: int
     signatures: tuple[Signature, ...] = ()
+    packs: bool = False
 
     @property
     def most_cells(self) -> int:
@@ -67,10 +71,10 @@ class Shape:
         own = self.batch_size * self.max_length
         return max((signature.cells for signature in self.signatures), default=own)
 
-    def signature_of(self, samples: int, need: Need) -> Signature:
-        """What a batch of so many samples is padded to."""
+    def signature_of(self, rows: int, need: Need) -> Signature:
+        """What a batch of so many rows is padded to."""
         if self.signatures:
-            return next(s for s in self.signatures if s.fits(samples, need))
+            return next(s for s in self.signatures if s.fits(rows, need))
         width = padded_width(need.width, self.max_length, self.pad_multiple)
         return Signature(self.batch_size, width, round_up(need.rows, self.pad_multiple))
 
@@ -97,7 +101,8 @@ class Batches:
 
     def batch(self, index: int) -> Batch:
         """Micro-batch ``index``, counted from 0 across epochs."""
-        return collate([self._read(i) for i in self.members(index)], self.shape)
+        rows = self._order.rows(index)
+        return collate([[self._read(i) for i in row] for row in rows], self.shape)
 
     def step(self, step: int) -> list[Batch]:
         """The micro-batches of optimizer step ``step``, from 1."""
@@ -107,36 +112,67 @@ class Batches:
 
     def members(self, index: int) -> Sequence[int]:
         """Positions of the samples of micro-batch ``index``."""
-        return self._order.members(index)
+        return [member for row in self._order.rows(index) for member in row]
 
 
-def collate(samples: Sequence[Sample], shape: Shape) -> Batch:
-    """Truncate and pad samples into one batch, with targets shifted by one token."""
-    cut = [array("i", ids[: shape.max_length]) for ids, _ in samples]
-    lengths = [max(len(ids) - 1, 0) for ids in cut]
-    firsts = [min(max(prompt, 1), len(ids)) for ids, (_, prompt) in zip(cut, samples, strict=True)]
-    count = sum(len(ids) - first for ids, first in zip(cut, firsts, strict=True))
-    signature = shape.signature_of(len(samples), Need(max(lengths, default=0), count))
-    width = signature.width
-    inputs = _zeros("i", signature.cells)
-    positions = _positions(shape.most_cells)
-    rows, targets = array("i"), array("i")
-    for b, (ids, first) in enumerate(zip(cut, firsts, strict=True)):
-        start = b * width
-        inputs[start : start + lengths[b]] = ids[:-1]
-        rows.extend(positions[start + first - 1 : start + len(ids) - 1])
-        targets.extend(ids[first:])
-    padding = signature.rows - count
+def collate(rows: Sequence[Sequence[Sample]], shape: Shape) -> Batch:
+    """Truncate and pad samples into one batch, with targets shifted by one token.
+
+    Arguments:
+        rows: the samples of each row, one unless ``shape.packs``.
+    """
+    placed = [[_Placed.of(*sample, shape.max_length) for sample in row] for row in rows]
+    everything = [sample for row in placed for sample in row]
+    count = sum(len(sample.targets) for sample in everything)
+    longest = max((sum(sample.length for sample in row) for row in placed), default=0)
+    signature = shape.signature_of(len(rows), Need(longest, count))
+    inputs, positions = _zeros("i", signature.cells), _zeros("i", signature.cells * shape.packs)
+    numbers = _numbers(shape.most_cells)
+    counted, targets = array("i"), array("i")
+    for b, row in enumerate(placed):
+        start = b * signature.width
+        for sample in row:
+            stop = start + sample.length
+            inputs[start:stop] = sample.ids[:-1]
+            if shape.packs:
+                positions[start:stop] = numbers[: sample.length]
+            counted.extend(numbers[stop - len(sample.targets) : stop])
+            targets.extend(sample.targets)
+            start = stop
+    padding, size = signature.rows - count, (signature.batch_size, signature.width)
     return Batch(
-        inputs=memoryview(inputs).cast("B").cast("i", (signature.batch_size, width)),
-        rows=memoryview(rows + _zeros("i", padding)),
+        inputs=_shaped(inputs, size),
+        rows=memoryview(counted + _zeros("i", padding)),
         targets=memoryview(targets + _zeros("i", padding)),
         weights=memoryview(array("f", [1.0]) * count + _zeros("f", padding)),
         num_tokens=count,
-        padded_cells=len(inputs) - sum(lengths),
-        truncated=sum(len(ids) > shape.max_length for ids, _ in samples),
-        empty=sum(first == len(ids) for ids, first in zip(cut, firsts, strict=True)),
+        padded_cells=len(inputs) - sum(sample.length for sample in everything),
+        truncated=sum(sample.is_cut for sample in everything),
+        empty=sum(not sample.targets for sample in everything),
+        positions=_shaped(positions, size) if shape.packs else None,
     )
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """A sample that is cut to the sequence length.
+
+    Attributes:
+        ids: its tokens.
+        length: of its inputs, all tokens but the last.
+        targets: the tokens that count.
+    """
+
+    ids: array[int]
+    length: int
+    targets: array[int]
+    is_cut: bool
+
+    @classmethod
+    def of(cls, given: Sequence[int], prompt: int, max_length: int) -> _Placed:
+        ids = array("i", given[:max_length])
+        first = min(max(prompt, 1), len(ids))
+        return cls(ids, max(len(ids) - 1, 0), ids[first:], len(given) > max_length)
 
 
 def padded_width(length: int, max_length: int, multiple: int) -> int:
@@ -145,10 +181,14 @@ def padded_width(length: int, max_length: int, multiple: int) -> int:
 
 
 @cache
-def _positions(count: int) -> array:
+def _numbers(count: int) -> array:
     """``range(count)`` as int32, cached: copying a slice is far faster than making the numbers."""
     return array("i", range(count))
 
 
 def _zeros(typecode: str, count: int) -> array:
     return array(typecode, [0]) * count
+
+
+def _shaped(values: array, shape: tuple[int, int]) -> memoryview:
+    return memoryview(values).cast("B").cast("i", shape)

@@ -24,8 +24,8 @@ class Order(Protocol):
         """Batches in an epoch, including an incomplete one."""
         ...
 
-    def members(self, index: int) -> Sequence[int]:
-        """Positions of the samples of batch ``index``, counted from 0 across epochs."""
+    def rows(self, index: int) -> Sequence[Sequence[int]]:
+        """Positions of the samples in each row of batch ``index``, counted from 0 across epochs."""
         ...
 
 
@@ -52,6 +52,9 @@ class ChunkedOrder:
 
     def __len__(self) -> int:
         return ceil_div(len(self._sizes), self._batch_size)
+
+    def rows(self, index: int) -> Sequence[Sequence[int]]:
+        return [[member] for member in self.members(index)]
 
     def members(self, index: int) -> Sequence[int]:
         epoch, place = divmod(index, len(self))
@@ -81,25 +84,20 @@ class _Chunk:
         return self._members[first : first + self._batch_size]
 
 
-class BucketOrder:
-    """Batches of samples of one width each, in a new combination every epoch.
+class Line:
+    """All samples in line by their width, narrowest first, those of a width permuted each epoch.
 
-    All samples stand in line by their width, narrowest first. Batches are cut off from the widest
-    end, so only the last one of a width takes some of the next narrower one, and the incomplete one
-    is the narrowest. As many samples have a width in each epoch, the cuts are always the same; the
-    batches between them are permuted.
+    As many samples have a width in each epoch, a place in the line always holds one of that width.
 
     Within a width the samples are drawn by strata: of as many as a batch has places, by their rows
     in the loss, each gives one to every batch. So batches of a width need about as many rows, and
     what each may need at most is known.
 
-    The first batch of all is a widest one: what a run needs at most it needs at its first step.
-
     Arguments:
         widths: (n,), to which each sample is padded at least.
         rows: (n,), how many positions of each sample count in the loss.
         size_of: samples in a batch of a width.
-        seed: seeds the order.
+        seed: seeds the permutations; None: they are those of epoch 0 in each.
     """
 
     def __init__(
@@ -109,64 +107,53 @@ class BucketOrder:
         size_of: Callable[[int], int],
         seed: int | None,
     ) -> None:
-        self._seed = seed
+        self.seed = seed
+        self._widths, self._rows = widths, rows
         groups: dict[int, array[int]] = {}
         for position, width in enumerate(widths):
             groups.setdefault(width, array("i")).append(position)
-        self._line, self._groups = array("i"), list[_Group]()
-        self._widths, self._rows = widths, rows
+        self._line, self.groups = array("i"), list[Group]()
         for width, positions in sorted(groups.items()):
-            self._groups.append(_Group(len(self._line), len(positions), size_of(width)))
+            self.groups.append(Group(width, len(self._line), len(positions), size_of(width)))
             self._line.extend(sorted(positions, key=rows.__getitem__))
-        self._cuts = _cuts(self._groups)
         self._epoch, self._permutations = 0, dict[tuple[int, ...], Permutation]()
 
     def __len__(self) -> int:
-        return len(self._cuts) - 1
+        return len(self._line)
 
-    def members(self, index: int) -> Sequence[int]:
-        epoch, place = divmod(index, len(self))
-        epoch = 0 if self._seed is None else epoch
+    def sample(self, epoch: int, at: int) -> int:
+        """The sample at a place."""
+        start, count, nth, *key = self._stratum(at)
+        return self._line[start + self.permutation(epoch, count, *key)[nth]]
+
+    def at_most(self, at: int) -> Need:
+        """What the sample at a place may need, in any epoch."""
+        start, count, *_ = self._stratum(at)
+        last = self._line[start + count - 1]
+        return Need(self._widths[last], self._rows[last])
+
+    def permutation(self, epoch: int, count: int, *of: int) -> Permutation:
+        """Of ``range(count)``, one for each name in each epoch."""
+        epoch = 0 if self.seed is None else epoch
         if epoch != self._epoch:
             self._epoch, self._permutations = epoch, {}
-        cut = self._batch_at(place)
-        return [self._line[self._drawn(at)] for at in range(*self._cuts[cut : cut + 2])]
-
-    def at_most(self) -> Iterator[Need]:
-        """What each batch of an epoch may need, whichever samples it draws from the strata."""
-        for start, stop in pairwise(self._cuts):
-            strata = [self._stratum(at)[:2] for at in range(start, stop)]
-            rows = sum(self._rows[self._line[first + count - 1]] for first, count in strata)
-            yield Need(self._widths[self._line[stop - 1]], rows)
-
-    def _batch_at(self, place: int) -> int:
-        order, last = self._permutation(len(self)), len(self) - 1
-        if self._seed is None or self._epoch > 0:
-            return order[place]
-        return {order[0]: last, last: order[0]}.get(order[place], order[place])
-
-    def _drawn(self, at: int) -> int:
-        """Where in the line the sample stands that comes at a place of this epoch."""
-        start, count, nth, *key = self._stratum(at)
-        return start + self._permutation(count, *key)[nth]
+        if of not in self._permutations:
+            self._permutations[of] = Permutation(count, (self.seed or 0, epoch, *of))
+        return self._permutations[of]
 
     def _stratum(self, at: int) -> tuple[int, int, int, int, int]:
         """Start, count, which of it comes at a place, the numbers of its group and its own."""
-        number = bisect_right(self._groups, at, key=lambda group: group.start) - 1
-        group = self._groups[number]
+        number = bisect_right(self.groups, at, key=lambda group: group.start) - 1
+        group = self.groups[number]
         nth, stratum = divmod(at - group.start, group.batch_size)
         return (*group.stratum(stratum), nth, number, stratum)
 
-    def _permutation(self, count: int, *of: int) -> Permutation:
-        if of not in self._permutations:
-            self._permutations[of] = Permutation(count, (self._seed or 0, self._epoch, *of))
-        return self._permutations[of]
-
 
 @dataclass(frozen=True)
-class _Group:
+class Group:
     """The samples of one width: where they begin in the line, and how many there are."""
 
+    width: int
     start: int
     count: int
     batch_size: int
@@ -177,11 +164,48 @@ class _Group:
         return self.start + number * share + min(number, more), share + (number < more)
 
 
-def _cuts(groups: Sequence[_Group]) -> array[int]:
+class BucketOrder:
+    """Batches of samples of one width each, in a new combination every epoch.
+
+    Batches are cut off a line of all samples from its widest end, so only the last one of a width
+    takes some of the next narrower one, and the incomplete one is the narrowest. The cuts are the
+    same in every epoch; the batches between them are permuted.
+
+    The first batch of all is a widest one: what a run needs at most it needs at its first step.
+    """
+
+    def __init__(self, line: Line) -> None:
+        self._line, self._cuts = line, _cuts(line)
+
+    def __len__(self) -> int:
+        return len(self._cuts) - 1
+
+    def rows(self, index: int) -> Sequence[Sequence[int]]:
+        return [[member] for member in self.members(index)]
+
+    def members(self, index: int) -> Sequence[int]:
+        """The samples of batch ``index``."""
+        epoch, place = divmod(index, len(self))
+        cut = self._batch_at(epoch, place)
+        return [self._line.sample(epoch, at) for at in range(*self._cuts[cut : cut + 2])]
+
+    def at_most(self) -> Iterator[Need]:
+        """What each batch of an epoch may need, whichever samples it draws from the strata."""
+        for start, stop in pairwise(self._cuts):
+            needs = [self._line.at_most(at) for at in range(start, stop)]
+            yield Need(max(need.width for need in needs), sum(need.rows for need in needs))
+
+    def _batch_at(self, epoch: int, place: int) -> int:
+        order, last = self._line.permutation(epoch, len(self)), len(self) - 1
+        if self._line.seed is None or epoch > 0:
+            return order[place]
+        return {order[0]: last, last: order[0]}.get(order[place], order[place])
+
+
+def _cuts(line: Line) -> array[int]:
     """Where batches begin and end in the line, cut off from its widest end."""
-    last = groups[-1]
-    cuts = array("i", [last.start + last.count])
-    for group in reversed(groups):
+    cuts = array("i", [len(line)])
+    for group in reversed(line.groups):
         while cuts[-1] > group.start:
             cuts.append(max(cuts[-1] - group.batch_size, 0))
     cuts.reverse()

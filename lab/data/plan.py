@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import chain, pairwise
 from typing import Any
@@ -13,12 +13,16 @@ from lab.config.schema import ConfigError
 from lab.config.units import MB
 from lab.data.batches import Shape, padded_width
 from lab.data.equal_tokens import Drawn, SizeOf, equal_tokens, size_of
-from lab.data.order import BucketOrder, ChunkedOrder, Order
-from lab.data.shapes import Grid, Need, Signature, choose_signatures, most_rows
+from lab.data.order import BucketOrder, ChunkedOrder, Line, Order
+from lab.data.packed import PackedOrder
+from lab.data.shapes import Grid, Need, Signature, choose_signatures, most_rows, round_up
 from lab.data.split import Split
 from lab.data.token_index import WHOLE_BYTES, TokenIndex
 
 ENOUGH = 512  # batches, to choose their shapes by
+PACKED_MULTIPLE = 8  # tokens; lengths that are the same to it may take each other's place in a row
+
+Rows = Sequence[Sequence[int]]  # of a batch: the samples in each
 
 
 class Measured:
@@ -44,10 +48,10 @@ class Measured:
         sizes, tokens = self.split.lines.index.sizes, self.tokens
         return [sizes[tokens.rows[at]] for at in tokens.within(self.split.rows)]
 
-    def together(self, members: Iterable[int]) -> Need:
+    def together(self, batch: Rows) -> Need:
         """What a batch of these samples needs."""
-        members = list(members)
-        return Need(max(self.widths[i] for i in members), sum(self.rows[i] for i in members))
+        width = max(sum(self.widths[i] for i in row) for row in batch)
+        return Need(width, sum(self.rows[i] for row in batch for i in row))
 
 
 class Plan:
@@ -68,12 +72,13 @@ class Plan:
         self, train: Measured, others: Sequence[Measured], data: Data, settings: Train
     ) -> None:
         self._train, self._splits = train, [train, *others]
-        self._data, self._by_tokens = data, settings.batch_by == "tokens"
+        self._data, self._settings = data, settings
         self.shape = Shape(
             batch_size=settings.batch_size,
             accumulation=settings.grad_accumulation_steps,
             max_length=settings.max_seq_length,
             pad_multiple=data.pad_multiple,
+            packs=settings.packing,
         )
         if data.max_shapes:
             self._grid = self._make_grid()
@@ -90,7 +95,7 @@ class Plan:
     def order(self, measured: Measured, seed: int | None) -> Order:
         """Which samples of a split make which batch."""
         if self.shape.signatures and measured.tokens.is_whole:
-            return self._by_width(measured, self._size_of, seed)
+            return self._known(measured, self._size_of, seed)
         return ChunkedOrder(measured.split.sizes, self.shape.batch_size, seed)
 
     def facts(self) -> dict[str, Any]:
@@ -98,11 +103,12 @@ class Plan:
         if not self.shape.signatures:
             return {}
         cells = rows = held = counted = 0
-        for members in self._drawn():
-            need = self._train.together(members)
-            signature = self.shape.signature_of(len(members), need)
+        for batch in self._drawn():
+            need = self._train.together(batch)
+            signature = self.shape.signature_of(len(batch), need)
             cells, rows = cells + signature.cells, rows + signature.rows
-            held, counted = held + sum(self._train.widths[i] for i in members), counted + need.rows
+            held += sum(self._train.widths[i] for row in batch for i in row)
+            counted += need.rows
         return {
             "shapes": [(s.batch_size, s.width, s.rows) for s in self.shape.signatures],
             "padded_fraction": 1 - held / cells,
@@ -124,62 +130,75 @@ class Plan:
         size, longest = self.shape.batch_size, self._longest
         # A sequence shorter than the multiple is not padded beyond itself.
         multiple = min(self.shape.pad_multiple, self.shape.max_length)
+        if self.shape.packs:
+            longest = round_up(self.shape.max_length - 1, multiple)
+            return Grid.of(Need(longest, size * longest), multiple, (longest,))
         rows = most_rows(chain(*(split.rows for split in self._splits)), size)
         largest = Need(longest, rows if self._is_whole else size * longest)
         return Grid.of(largest, multiple, self._data.buckets)
 
     def _signatures(self) -> tuple[Signature, ...]:
-        most = self._data.max_shapes
-        if not self._by_tokens:
-            size, longest = self.shape.batch_size, self._longest
-            rows = size * longest
-            if self._is_whole:
-                rows = max(need.rows for need in self._at_most(self._size_of))
-            needs, largest = map(self._train.together, self._drawn()), Need(longest, rows)
-            return choose_signatures(needs, largest, self._grid, batch_size=size, most=most)
-        if not self._is_whole:
-            file = max((m.split.lines.path for m in self._splits if not m.tokens.is_whole), key=str)
-            raise ConfigError(
-                "train.batch_by",
-                "tokens",
-                f"needs the length of every sample, and {file.name} is above the "
-                f"{WHOLE_BYTES // MB} MB of which all are tokenised beforehand; "
-                "take train.batch_by=samples",
+        most, size, longest = self._data.max_shapes, self.shape.batch_size, self._longest
+        if self.shape.packs:
+            self._check_whole("train.packing", "true", "take train.packing=false")
+        if self._settings.batch_by == "tokens":
+            self._check_whole("train.batch_by", "tokens", "take train.batch_by=samples")
+            needs = [Need(*n) for m in self._splits for n in zip(m.widths, m.rows, strict=True)]
+            cells = size * self._grid.width_of(longest)
+            return equal_tokens(needs, self._grid, self._draw, cells=cells, most=most)
+        rows = size * longest
+        if self._is_whole:
+            rows = max(need.rows for need in self._at_most(self._size_of))
+        needs, largest = map(self._train.together, self._drawn()), Need(longest, rows)
+        return choose_signatures(needs, largest, self._grid, batch_size=size, most=most)
+
+    def _check_whole(self, key: str, value: str, remedy: str) -> None:
+        files = [m.split.lines.path.name for m in self._splits if not m.tokens.is_whole]
+        if files:
+            allowed = (
+                f"needs the length of every sample, and {files[0]} is above the "
+                f"{WHOLE_BYTES // MB} MB of which all are tokenised beforehand; {remedy}"
             )
-        needs = [Need(*n) for m in self._splits for n in zip(m.widths, m.rows, strict=True)]
-        cells = self.shape.batch_size * self._grid.width_of(self._longest)
-        return equal_tokens(needs, self._grid, self._draw, cells=cells, most=most)
+            raise ConfigError(key, value, allowed)
 
     def _draw(self, sizes: SizeOf) -> Drawn:
-        order = self._by_width(self._train, sizes, 0)
-        drawn = map(self._train.together, map(order.members, range(min(ENOUGH, len(order)))))
+        order = self._known(self._train, sizes, 0)
+        drawn = map(self._train.together, map(order.rows, range(min(ENOUGH, len(order)))))
         return Drawn(list(drawn), list(self._at_most(sizes)))
 
     def _at_most(self, sizes: SizeOf) -> Iterator[Need]:
         """What each batch of any split may need."""
-        return chain(*(self._by_width(split, sizes, 0).at_most() for split in self._splits))
+        return chain(*(self._known(split, sizes, 0).at_most() for split in self._splits))
 
-    def _drawn(self) -> Iterator[Sequence[int]]:
+    def _drawn(self) -> Iterator[Rows]:
         """Training batches as they come, whatever the run's seed."""
         train, size = self._train, self.shape.batch_size
         if train.tokens.is_whole:
             # Of a small epoch too: all of it may fit signatures that the next one would not.
-            yield from map(self._by_width(train, self._size_of, 0).members, range(ENOUGH))
+            yield from map(self._known(train, self._size_of, 0).rows, range(ENOUGH))
             return
         sizes = train.sizes
-        line = sorted(range(len(sizes)), key=sizes.__getitem__)
+        line = [[at] for at in sorted(range(len(sizes)), key=sizes.__getitem__)]
         # Overlapping, since there are few: the neighbours of a sample in a chunk are as near.
         yield from (line[at : at + size] for at in range(max(len(line) - size, 0) + 1))
 
-    def _by_width(self, measured: Measured, sizes: SizeOf, seed: int | None) -> BucketOrder:
-        return BucketOrder(self._widths(measured), measured.rows, sizes, seed)
+    def _known(
+        self, measured: Measured, sizes: SizeOf, seed: int | None
+    ) -> BucketOrder | PackedOrder:
+        """An order of samples whose lengths are all known."""
+        if not self.shape.packs:
+            return BucketOrder(Line(self._widths(measured), measured.rows, sizes, seed))
+        width = self._grid.width_of(0)
+        widths = array("i", (min(round_up(w, PACKED_MULTIPLE), width) for w in measured.widths))
+        line = Line(widths, measured.rows, lambda _: 1, seed)
+        return PackedOrder(line, width, self.shape.batch_size)
 
     def _widths(self, measured: Measured) -> array[int]:
         return array("i", map(self._grid.width_of, measured.widths))
 
     def _size_of(self, width: int) -> int:
         """Samples in a batch of a width."""
-        if not self._by_tokens:
+        if self._settings.batch_by == "samples":
             return self.shape.batch_size
         return size_of(self.shape.signatures, width)
 

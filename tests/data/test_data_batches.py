@@ -127,7 +127,7 @@ def test_validation_takes_long_and_short_samples_from_the_first_batches_on():
 )
 def test_rows_point_at_the_token_before_each_counted_target(samples, multiple):
     shape = Shape(batch_size=4, accumulation=1, max_length=20, pad_multiple=multiple)
-    batch = collate(samples, shape)
+    batch = collate([[sample] for sample in samples], shape)
     rows, width = batch.inputs.shape
     assert rows == 4
     assert width == 20 or width % multiple == 0

@@ -14,7 +14,7 @@ from lab.config.schema import ConfigError
 from lab.data import token_index
 from lab.data.dataset import OpenData
 from lab.data.equal_tokens import Drawn, equal_tokens, size_of
-from lab.data.order import BucketOrder
+from lab.data.order import BucketOrder, Line
 from lab.data.shapes import Grid, Need, Signature, choose_signatures
 from tests.data.test_data import data_of, opened, write
 
@@ -36,7 +36,7 @@ WIDTHS = st.lists(st.sampled_from((32, 64, 96, 256)), min_size=1, max_size=60)
 @settings(max_examples=100)
 def test_every_sample_comes_once_an_epoch_in_batches_of_its_width(widths, sizes, seed, epoch):
     size_of = dict[int, int](zip((32, 64, 96, 256), sizes, strict=True)).__getitem__
-    order = BucketOrder(widths, rows_of(widths), size_of, seed)
+    order = BucketOrder(Line(widths, rows_of(widths), size_of, seed))
     indices = range(epoch * len(order), (epoch + 1) * len(order))
     batches = [list(order.members(index)) for index in indices]
     assert sorted(itertools.chain(*batches)) == list(range(len(widths)))
@@ -51,11 +51,11 @@ def test_every_sample_comes_once_an_epoch_in_batches_of_its_width(widths, sizes,
 @given(widths=WIDTHS, seed=st.integers(0, 2**32 - 1), before=st.lists(st.integers(0, 99)))
 @settings(max_examples=60)
 def test_a_batch_depends_only_on_seed_and_index(widths, seed, before):
-    used = BucketOrder(widths, rows_of(widths), lambda _: 3, seed)
+    used = BucketOrder(Line(widths, rows_of(widths), lambda _: 3, seed))
     for index in before:
         used.members(index)
     assert list(used.members(41)) == list(
-        BucketOrder(widths, rows_of(widths), lambda _: 3, seed).members(41)
+        BucketOrder(Line(widths, rows_of(widths), lambda _: 3, seed)).members(41)
     )
 
 
@@ -63,7 +63,7 @@ def test_epochs_and_seeds_differ_and_validation_does_not():
     widths = [32, 64, 96, 256] * 16
 
     def epochs(seed: int | None) -> list:
-        order = BucketOrder(widths, rows_of(widths), lambda _: 4, seed)
+        order = BucketOrder(Line(widths, rows_of(widths), lambda _: 4, seed))
         drawn = [tuple(order.members(i)) for i in range(32)]
         return [drawn[:16], drawn[16:]]
 
@@ -77,7 +77,7 @@ def test_epochs_and_seeds_differ_and_validation_does_not():
 
 def test_the_order_is_the_same_on_every_machine_and_version():
     widths = [64, 32, 96, 32, 64, 32, 96]
-    order = BucketOrder(widths, rows_of(widths), lambda _: 3, seed=7)
+    order = BucketOrder(Line(widths, rows_of(widths), lambda _: 3, seed=7))
     expected = [[4, 2, 6], [5], [1, 3, 0], [1, 3, 0], [5], [4, 2, 6]]
     assert [list(order.members(i)) for i in range(6)] == expected
 
@@ -86,7 +86,8 @@ def test_the_order_is_the_same_on_every_machine_and_version():
 def test_the_first_batch_is_a_widest_one(seed):
     widths = [32] * 50 + [64] * 50 + [96] * 5
     assert all(
-        widths[m] == 96 for m in BucketOrder(widths, rows_of(widths), lambda _: 4, seed).members(0)
+        widths[m] == 96
+        for m in BucketOrder(Line(widths, rows_of(widths), lambda _: 4, seed)).members(0)
     )
 
 
@@ -94,7 +95,7 @@ def test_the_first_batch_is_a_widest_one(seed):
 @settings(max_examples=60)
 def test_no_batch_needs_more_than_was_said_beforehand(widths, size, data):
     rows = data.draw(st.lists(st.integers(0, 99), min_size=len(widths), max_size=len(widths)))
-    order = BucketOrder(widths, rows, lambda _: size, seed=1)
+    order = BucketOrder(Line(widths, rows, lambda _: size, 1))
     needs = list(map(Need, widths, rows))
     said = sorted(order.at_most())
     for epoch in range(3):
@@ -142,7 +143,7 @@ def test_equal_tokens_give_short_samples_larger_batches(needs, most):
 
     def draw(sizes) -> Drawn:
         widths = [grid.width_of(need.width) for need in needs]
-        order = BucketOrder(widths, [need.rows for need in needs], sizes, 0)
+        order = BucketOrder(Line(widths, [need.rows for need in needs], sizes, 0))
         drawn = [together(needs, order.members(index)) for index in range(len(order))]
         return Drawn(drawn, list(order.at_most()))
 
@@ -151,7 +152,7 @@ def test_equal_tokens_give_short_samples_larger_batches(needs, most):
     assert [s.price for s in found] == sorted(s.price for s in found)
     assert all(256 - s.width < s.cells <= 256 for s in found)
     widths = [grid.width_of(need.width) for need in needs]
-    order = BucketOrder(widths, [n.rows for n in needs], lambda width: size_of(found, width), 1)
+    order = BucketOrder(Line(widths, [n.rows for n in needs], lambda w: size_of(found, w), 1))
     for index in range(2 * len(order)):
         batch = order.members(index)
         assert any(s.fits(len(batch), together(needs, batch)) for s in found)

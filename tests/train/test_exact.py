@@ -25,7 +25,8 @@ CASES = {
     "full-adafactor": "adapter=full optimizer=adafactor optimizer.schedule=constant",
     "lora-adamw": "adapter=lora optimizer=adamw optimizer.schedule=linear adapter.dropout=0.1 "
     "train.grad_accumulation_steps=2 optimizer.warmup_steps=3 train.batch_by=tokens",
-    "lora-muon": "adapter=lora optimizer=muon optimizer.schedule=cosine adapter.dropout=0.1",
+    "lora-muon": "adapter=lora optimizer=muon optimizer.schedule=cosine adapter.dropout=0.1 "
+    "train.packing=true",
     "dora-adam": "adapter=dora optimizer=adam optimizer.schedule=constant adapter.dropout=0.2 "
     "data.max_shapes=0",
     "qlora-sgd": "adapter=qlora optimizer=sgd optimizer.schedule=cosine adapter.dropout=0.1 "
@@ -54,7 +55,7 @@ def straight(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 # By process it is the same state that is saved and restored: one case of each adapter is enough,
 # the others are slow.
-BY_PROCESS = ("full-adamw", "lora-adamw", "dora-adam", "qlora-sgd")
+BY_PROCESS = ("full-adamw", "lora-adamw", "lora-muon", "dora-adam", "qlora-sgd")
 PAIRS = [
     pytest.param(
         case, method, id=f"{case}-{method}",
