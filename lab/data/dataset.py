@@ -120,7 +120,7 @@ def open_data(
         token_indices[split.lines.path] for split in (source.train, source.val)
     )
     splits = ((source.train, train_tokens), (source.val, val_tokens))
-    measured, val_measured = (Measured(*split, train.max_seq_length) for split in splits)
+    measured, val_measured = (Measured.of_split(*split, train.max_seq_length) for split in splits)
     plan = Plan(measured, [val_measured] if len(source.val) else [], data, train)
     repeat = data.overfit_batches
     return OpenData(

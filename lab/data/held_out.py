@@ -58,7 +58,7 @@ def open_held_out(
         cache_dir=cache_dir,
         progress=progress,
     )
-    measured = Measured(split, tokens, train.max_seq_length)
+    measured = Measured.of_split(split, tokens, train.max_seq_length)
     plan = Plan(measured, [], data, train)
     batches = Batches(plan.order(measured, None), samples.tokens, plan.shape)
     return HeldOut(batches, samples, tokens, plan.widest)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain, pairwise
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 from lab.config.keys import Data, Train
 from lab.config.schema import ConfigError
@@ -25,28 +26,51 @@ PACKED_MULTIPLE = 8  # tokens; lengths that are the same to it may take each oth
 Rows = Sequence[Sequence[int]]  # of a batch: the samples in each
 
 
+@dataclass(frozen=True)
 class Measured:
-    """A split, and what is known of its samples' lengths before they are read.
+    """What is known of some samples' lengths before they are read.
 
     Attributes:
+        file: that they are in.
         widths: int32 (n,), tokens of the inputs of each sample that is tokenised, once it is cut.
         rows: int32 (n,), how many of its positions count in the loss.
+        is_whole: all samples are tokenised.
+        sizes: (n,), bytes of each sample that is tokenised; only needed where some are not.
+        all_sizes: of every sample.
     """
 
-    def __init__(self, split: Split, tokens: TokenIndex, max_length: int) -> None:
-        self.split, self.tokens = split, tokens
-        cut = [
-            (min(tokens.lengths[at], max_length), tokens.prompts[at])
-            for at in tokens.within(split.rows)
-        ]
-        self.widths = array("i", (max(length - 1, 0) for length, _ in cut))
-        self.rows = array("i", (max(length - max(prompt, 1), 0) for length, prompt in cut))
+    file: Path
+    widths: array[int]
+    rows: array[int]
+    is_whole: bool = True
+    sizes: Sequence[int] = ()
+    all_sizes: Sequence[int] = ()
 
-    @property
-    def sizes(self) -> list[int]:
-        """Bytes of each sample that is tokenised."""
-        sizes, tokens = self.split.lines.index.sizes, self.tokens
-        return [sizes[tokens.rows[at]] for at in tokens.within(self.split.rows)]
+    @classmethod
+    def of(
+        cls, file: Path, lengths: Iterable[int], prompts: Iterable[int], max_length: int
+    ) -> Self:
+        """Of samples that are all tokenised, by the columns of a token index."""
+        pairs = zip(lengths, prompts, strict=True)
+        cut = [(min(length, max_length), prompt) for length, prompt in pairs]
+        widths = array("i", (max(length - 1, 0) for length, _ in cut))
+        return cls(file, widths, array("i", (max(n - max(prompt, 1), 0) for n, prompt in cut)))
+
+    @classmethod
+    def of_split(cls, split: Split, tokens: TokenIndex, max_length: int) -> Self:
+        """Of a split, as far as its file's token index goes."""
+        here = list(tokens.within(split.rows))
+        lengths, prompts = (
+            [column[at] for at in here] for column in (tokens.lengths, tokens.prompts)
+        )
+        measured = cls.of(split.lines.path, lengths, prompts, max_length)
+        sizes = split.lines.index.sizes
+        return replace(
+            measured,
+            is_whole=tokens.is_whole,
+            sizes=() if tokens.is_whole else [sizes[tokens.rows[at]] for at in here],
+            all_sizes=split.sizes,
+        )
 
     def together(self, batch: Rows) -> Need:
         """What a batch of these samples needs."""
@@ -94,9 +118,9 @@ class Plan:
 
     def order(self, measured: Measured, seed: int | None) -> Order:
         """Which samples of a split make which batch."""
-        if self.shape.signatures and measured.tokens.is_whole:
+        if self.shape.signatures and measured.is_whole:
             return self._known(measured, self._size_of, seed)
-        return ChunkedOrder(measured.split.sizes, self.shape.batch_size, seed)
+        return ChunkedOrder(measured.all_sizes, self.shape.batch_size, seed)
 
     def facts(self) -> dict[str, Any]:
         """Shapes and padding, by the names of :class:`lab.records.facts.RunFacts`."""
@@ -117,7 +141,7 @@ class Plan:
 
     @property
     def _is_whole(self) -> bool:
-        return all(split.tokens.is_whole for split in self._splits)
+        return all(split.is_whole for split in self._splits)
 
     @property
     def _longest(self) -> int:
@@ -153,7 +177,7 @@ class Plan:
         return choose_signatures(needs, largest, self._grid, batch_size=size, most=most)
 
     def _check_whole(self, key: str, value: str, remedy: str) -> None:
-        files = [m.split.lines.path.name for m in self._splits if not m.tokens.is_whole]
+        files = [m.file.name for m in self._splits if not m.is_whole]
         if files:
             allowed = (
                 f"needs the length of every sample, and {files[0]} is above the "
@@ -173,7 +197,7 @@ class Plan:
     def _drawn(self) -> Iterator[Rows]:
         """Training batches as they come, whatever the run's seed."""
         train, size = self._train, self.shape.batch_size
-        if train.tokens.is_whole:
+        if train.is_whole:
             # Of a small epoch too: all of it may fit signatures that the next one would not.
             yield from map(self._known(train, self._size_of, 0).rows, range(ENOUGH))
             return

@@ -155,5 +155,7 @@ def _shapes(facts: RunFacts) -> str:
     by_cells = sorted(facts.shapes, key=lambda shape: shape[0] * shape[1])
     smallest, largest = (f"{size} x {width:,}" for size, width, _ in (by_cells[0], by_cells[-1]))
     count, rows = len(facts.shapes), max(rows for _, _, rows in facts.shapes)
-    spread = f"{count}, {smallest} to {largest} tokens" if count > 1 else f"{largest} tokens"
-    return f"{spread}, up to {rows:,} in the loss, {facts.padded_fraction:.1%} padding"
+    sizes = smallest if smallest == largest else f"{smallest} to {largest}"
+    return (
+        f"{count}, {sizes} tokens, up to {rows:,} in the loss, {facts.padded_fraction:.1%} padding"
+    )

@@ -245,7 +245,7 @@ def test_the_shapes_are_told_with_the_largest() -> None:
     few = introduced(replace(FACTS, shapes=shapes, padded_fraction=0.1149))
     assert few["shapes"] == "3, 8 x 96 to 8 x 512 tokens, up to 4,100 in the loss, 11.5% padding"
     one = introduced(replace(FACTS, shapes=shapes[:1], padded_fraction=0.3))
-    assert one["shapes"].startswith("8 x 96 tokens, up to 600 in the loss")
+    assert one["shapes"].startswith("1, 8 x 96 tokens, up to 600 in the loss")
     assert "shapes" not in introduced()
 
 
