@@ -92,6 +92,7 @@ def common(random: Random, steps: int, pad: int) -> list[str]:
         f"seed={random.randrange(1000)}",
         f"optimizer={optimizer}",
         "worker.threads=1",
+        "data.max_shapes=0",
         f"data.pad_multiple={pad}",
         f"train.compile={'true' if pad >= 32 and random.random() < 0.4 else 'false'}",
         f"train.val_interval_steps={random.choice((0, 20, 50, 100))}",

@@ -33,7 +33,12 @@ QUIET = (
     *("tracker=none", "worker.threads=1", "train.val_interval_steps=0", "reload.metric=process"),
     *("checkpoint.interval_steps=0", "memory.leak_warning_mb=0"),
 )
-RAGGED = ("data.pad_multiple=1", "memory.cache_clear_interval=0", "memory.cache_limit_gb=4")
+RAGGED = (
+    "data.max_shapes=0",
+    "data.pad_multiple=1",
+    "memory.cache_clear_interval=0",
+    "memory.cache_limit_gb=4",
+)
 RAGGED_BATCH = ("train.batch_size=2", "train.max_seq_length=512", *RAGGED)
 FAULTS = ("trainer_list", "ema", "token_memo", "fragmentation", "compile_shapes")
 

@@ -20,8 +20,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 GROWING_CACHE = (
-    *("data.pad_multiple=1", "memory.cache_clear_interval=0", "train.batch_size=2"),
-    *("train.max_seq_length=512", "memory.cache_limit_gb=4"),
+    *("data.max_shapes=0", "data.pad_multiple=1", "train.batch_size=2"),
+    *("train.max_seq_length=512", "memory.cache_clear_interval=0", "memory.cache_limit_gb=4"),
 )
 LATE_LIST = ("fault=module_list", "fault.module_list.start_step=40", "memory.budget_gb=0.14")
 

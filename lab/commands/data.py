@@ -5,10 +5,15 @@ from __future__ import annotations
 import json
 import sys
 from argparse import ArgumentParser, Namespace
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from lab.config.keys import Config
 from lab.config.schema import ConfigError, from_words, setting
+
+if TYPE_CHECKING:
+    from lab.data.examine import FileReport
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -27,17 +32,19 @@ class Reader:
 
     Attributes:
         tokenizer: the model's folder; None for bytes.
+        run: whose batches it would come in; None where no run was given.
     """
 
     tokenizer: str | None = setting(None)
     mask_prompt: bool = setting(True)
     max_seq_length: int | None = setting(None, at_least=8, unit="tokens")
+    run: Config | None = None
 
 
 def run(arguments: Namespace) -> int:
     """Report; return 1 where there is a line that training would refuse."""
     from lab.data.examine import examine
-    from lab.data.shown import REPORT_VERSION, json_of, lines_of
+    from lab.data.shown import REPORT_VERSION, json_of, lines_of, shapes_line
     from lab.data.sources import jsonl_path, unread
     from lab.data.tokenizer import load_tokenizer
     from lab.tracking.text import clean
@@ -57,9 +64,10 @@ def run(arguments: Namespace) -> int:
         )
         for file in _files(path)
     ]
+    facts = _batches(reports[0], reader)
     if arguments.json:
         files = [json_of(report, reports[0], length) for report in reports]
-        known = {"tokenizer": reader.tokenizer, "max_seq_length": length}
+        known = {"tokenizer": reader.tokenizer, "max_seq_length": length, **facts}
         print(json.dumps({"version": REPORT_VERSION, **known, "files": files}, indent=1))
     else:
         has_valid = path.is_file() or (path / "valid.jsonl").exists()
@@ -67,9 +75,21 @@ def run(arguments: Namespace) -> int:
         print(
             f"read as {folder or 'bytes'}, {'prompts' if reader.mask_prompt else 'nothing'} masked"
         )
-        for line in (*lines_of(reports, tokenizer, length), *notes):
+        for line in (*lines_of(reports, tokenizer, length), *shapes_line(facts), *notes):
             print(clean(line))
     return 1 if any(report.bad for report in reports) else 0
+
+
+def _batches(report: FileReport, reader: Reader) -> dict[str, Any]:
+    """Shapes and padding of the batches that a run would make of all samples of a file."""
+    from lab.data.plan import Measured, Plan
+
+    if reader.run is None or reader.max_seq_length is None:
+        return {}
+    length = reader.max_seq_length
+    measured = Measured.of(report.path, report.lengths, report.prompts, length)
+    train = replace(reader.run.train, max_seq_length=length)
+    return Plan(measured, [], reader.run.data, train).facts()
 
 
 def _files(path: Path) -> list[Path]:
@@ -94,4 +114,5 @@ def _reader(model: str | None, max_seq_length: str | None) -> Reader:
         tokenizer=config.model.path,
         mask_prompt=config.train.mask_prompt,
         max_seq_length=typed.max_seq_length or config.train.max_seq_length,
+        run=config,
     )

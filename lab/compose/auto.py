@@ -32,7 +32,7 @@ def fill_auto(values: dict[str, Any], machine: Machine) -> list[str]:
     cpu = machine.backend == "cpu"
     compiled = not cpu or values["trainer"] == "mlx_lm"  # its train() always compiles
     _fill(values["train"], compile=compiled, dtype="float32" if cpu else "bfloat16")
-    _fill(values["data"], pad_multiple={"cpu": 32, "metal": 64, "cuda": 256}[machine.backend])
+    _fill(values["data"], pad_multiple={"cpu": 32, "metal": 64, "cuda": 128}[machine.backend])
     _fill(values["worker"], threads=machine.cores)
     _fill(values["explain"], enabled=values["trainer"] == "lab")
     _decide_size(values, machine)

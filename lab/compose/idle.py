@@ -51,6 +51,9 @@ def idle_settings(config: Config, given: Collection[str]) -> list[str]:
 _UNKNOWN_TO_MLX_LM = (
     "train.max_grad_norm",
     "data.pad_multiple",
+    "data.max_shapes",
+    "data.buckets",
+    "train.batch_by",
     "reload.method",
     "memory.cache_limit_gb",
     "memory.limit_gb",

@@ -70,6 +70,8 @@ class Data:
     hub_config: str | None = setting(None)
     val_fraction: float = setting(at_least=0.0, at_most=0.5)
     pad_multiple: int = setting(at_least=1, unit="tokens", auto=True)
+    max_shapes: int = setting(0, at_least=0, at_most=64)
+    buckets: tuple[int, ...] = setting(())
     overfit_batches: int = setting(0, at_least=0, unit="batches")
 
 
@@ -108,6 +110,8 @@ class Optimizer:
 class Train:
     steps: int = setting(at_least=1, unit="steps")
     batch_size: int = setting(at_least=1, unit="sequences", auto=True)
+    batch_by: str = setting("samples", choices=("samples", "tokens"))
+    packing: bool = setting(False)
     grad_accumulation_steps: int = setting(at_least=1, unit="batches a step")
     max_seq_length: int = setting(at_least=8, unit="tokens")
     max_grad_norm: float = setting(at_least=0)
@@ -398,6 +402,39 @@ def _labs_own_needs_the_labs_trainer(config: Config) -> None:
             raise ConfigError(key, value, allowed)
 
 
+def _shapes_fit(config: Config) -> None:
+    data, train = config.data, config.train
+    asked = {
+        "train.packing": (train.packing, True),
+        "data.buckets": (data.buckets, list(data.buckets)),
+        "train.batch_by": (train.batch_by == "tokens", "tokens"),
+    }
+    given = {key: value for key, (is_given, value) in asked.items() if is_given}
+    for key, value in given.items():
+        if not data.max_shapes:
+            raise ConfigError(key, value, "needs fixed shapes: set data.max_shapes, e.g. to 8")
+        if train.packing and key != "train.packing":
+            raise ConfigError(key, value, "does nothing with train.packing=true: leave out one")
+    if train.packing and config.trainer == "mlx_lm":
+        allowed = "cannot act with trainer=mlx_lm, whose train() runs unchanged; choose trainer=lab"
+        raise ConfigError("train.packing", True, allowed)
+
+
+def _buckets_fit(config: Config) -> None:
+    data, buckets = config.data, list(config.data.buckets)
+    if not buckets:
+        return
+    if buckets != sorted(set(buckets)) or buckets[0] < 1:
+        allowed = "must be lengths in tokens, ascending, each once"
+    elif len(buckets) > data.max_shapes:
+        allowed = f"must be at most data.max_shapes={data.max_shapes} lengths"
+    elif any(bucket % data.pad_multiple for bucket in buckets):
+        allowed = f"must be multiples of data.pad_multiple={data.pad_multiple}"
+    else:
+        return
+    raise ConfigError("data.buckets", buckets, allowed)
+
+
 RULES = (
     _one_model_source,
     _data_has_source,
@@ -407,6 +444,8 @@ RULES = (
     _adaptive_needs_the_labs_trainer,
     _growth_has_a_loop,
     _labs_own_needs_the_labs_trainer,
+    _shapes_fit,
+    _buckets_fit,
 )
 
 

@@ -7,11 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from lab.data.permutation import Permutation
-
-# Batches whose samples are sorted by length together. More means less padding, but sorting a whole
-# epoch as one chunk would make the same batches in every epoch.
-CHUNK = 256
+from lab.data.order import Order
+from lab.data.shapes import Need, Signature, round_up
 
 Sample = tuple[Sequence[int], int]  # token ids, length of the masked prompt
 
@@ -27,6 +24,7 @@ class Batch:
             batch of an epoch.
         rows: int32 (N,), flattened positions ``b * L + i`` whose next token counts in the loss.
         targets: int32 (N,), the next token at each of these positions.
+        positions: int32 (B, L), of each token in its sample; None where a row has one sample.
         weights: float32 (N,), 1 for a real target, 0 for the padding at the end of ``rows``.
         num_tokens: number of real targets; may be 0, while ``N`` never is.
         padded_cells: padding cells of ``inputs``.
@@ -42,6 +40,7 @@ class Batch:
     padded_cells: int
     truncated: int
     empty: int
+    positions: memoryview | None = None
 
     @property
     def cells(self) -> int:
@@ -51,124 +50,138 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """How samples become batches; lengths in tokens."""
+    """How samples become batches; lengths in tokens.
+
+    Attributes:
+        signatures: that batches are padded to, cheapest first; empty: each batch is padded to a
+            multiple of its own need.
+        packs: several samples may be in a row.
+    """
 
     batch_size: int
     accumulation: int
     max_length: int
     pad_multiple: int
+    signatures: tuple[Signature, ...] = ()
+    packs: bool = False
+
+    @property
+    def most_cells(self) -> int:
+        """Of the largest batch."""
+        own = self.batch_size * self.max_length
+        return max((signature.cells for signature in self.signatures), default=own)
+
+    def signature_of(self, rows: int, need: Need) -> Signature:
+        """What a batch of so many rows is padded to."""
+        if self.signatures:
+            return next(s for s in self.signatures if s.fits(rows, need))
+        width = padded_width(need.width, self.max_length, self.pad_multiple)
+        return Signature(self.batch_size, width, round_up(need.rows, self.pad_multiple))
 
 
 class Batches:
     """Length-bucketed batches; each sample occurs once an epoch, each epoch has its own order.
 
-    An epoch is a permutation of all samples, cut into chunks of about ``CHUNK`` batches. A chunk is
-    sorted by size, cut into batches, and its batches are permuted. Only the current chunk is in
-    memory.
-
     Args:
-        sizes: (n,), length of each sample in any unit; the sort key.
-        read: returns the sample at a position in ``sizes``.
+        order: which samples make which batch.
+        read: returns the sample at a position of the order.
         shape: how samples become batches.
-        seed: seeds the order; ``None`` (validation) sorts all samples as one chunk and has the same
-            order in every epoch, permuted so that the first few batches mix all lengths.
         repeat: how many micro-batches, from the first, all steps are made of; 0: of all.
     """
 
     def __init__(
-        self,
-        sizes: Sequence[int],
-        read: Callable[[int], Sample],
-        shape: Shape,
-        seed: int | None,
-        *,
-        repeat: int = 0,
+        self, order: Order, read: Callable[[int], Sample], shape: Shape, *, repeat: int = 0
     ) -> None:
-        self._sizes, self._read, self._shape, self._seed = sizes, read, shape, seed
-        self._repeat = repeat
-        # At least two chunks: with one every epoch would have the same batches.
-        chunks = 1 if seed is None else max(_ceil_div(len(self), CHUNK), 2)
-        self._per_chunk = _ceil_div(len(self), chunks)
-        self._chunk: _Chunk | None = None
+        self.shape = shape
+        self._order, self._read, self._repeat = order, read, repeat
 
     def __len__(self) -> int:
-        """Micro-batches in an epoch, including the last incomplete one."""
-        return _ceil_div(len(self._sizes), self._shape.batch_size)
+        """Micro-batches in an epoch, including an incomplete one."""
+        return len(self._order)
 
     def batch(self, index: int) -> Batch:
         """Micro-batch ``index``, counted from 0 across epochs."""
-        return collate([self._read(i) for i in self.members(index)], self._shape)
+        rows = self._order.rows(index)
+        return collate([[self._read(i) for i in row] for row in rows], self.shape)
 
     def step(self, step: int) -> list[Batch]:
         """The micro-batches of optimizer step ``step``, from 1."""
-        first = (step - 1) * self._shape.accumulation
-        indices = range(first, first + self._shape.accumulation)
+        first = (step - 1) * self.shape.accumulation
+        indices = range(first, first + self.shape.accumulation)
         return [self.batch(i % self._repeat if self._repeat else i) for i in indices]
 
     def members(self, index: int) -> Sequence[int]:
-        """Positions in ``sizes`` of the samples of micro-batch ``index``."""
-        epoch, place = divmod(index, len(self))
-        number, place = divmod(place, self._per_chunk)
-        key = (0, 0, number) if self._seed is None else (self._seed, epoch, number)
-        if self._chunk is None or self._chunk.key != key:
-            self._chunk = self._make_chunk(key)
-        return self._chunk[place]
-
-    def _make_chunk(self, key: tuple[int, int, int]) -> _Chunk:
-        count, width = len(self._sizes), self._per_chunk * self._shape.batch_size
-        order = range(count) if self._seed is None else Permutation(count, key[:2])
-        drawn = (order[i] for i in range(count)[key[2] * width :][:width])
-        return _Chunk(key, sorted(drawn, key=self._sizes.__getitem__), self._shape.batch_size)
+        """Positions of the samples of micro-batch ``index``."""
+        return [member for row in self._order.rows(index) for member in row]
 
 
-class _Chunk:
-    """Consecutive ``members`` as batches, in an order keyed by ``key``."""
+def collate(rows: Sequence[Sequence[Sample]], shape: Shape) -> Batch:
+    """Truncate and pad samples into one batch, with targets shifted by one token.
 
-    def __init__(self, key: tuple[int, int, int], members: list[int], batch_size: int) -> None:
-        self.key = key
-        self._members, self._batch_size = array("i", members), batch_size
-        self._order = Permutation(_ceil_div(len(members), batch_size), key)
-
-    def __getitem__(self, place: int) -> Sequence[int]:
-        first = self._order[place] * self._batch_size
-        return self._members[first : first + self._batch_size]
-
-
-def collate(samples: Sequence[Sample], shape: Shape) -> Batch:
-    """Truncate and pad samples into one batch, with targets shifted by one token."""
-    cut = [array("i", ids[: shape.max_length]) for ids, _ in samples]
-    lengths = [max(len(ids) - 1, 0) for ids in cut]
-    width = padded_width(max(lengths, default=0), shape.max_length, shape.pad_multiple)
-    inputs = _zeros("i", shape.batch_size * width)
-    positions = _positions(shape.batch_size * shape.max_length)
-    rows, targets, empty = array("i"), array("i"), 0
-    for b, (ids, (_, prompt)) in enumerate(zip(cut, samples, strict=True)):
-        start, first = b * width, min(max(prompt, 1), len(ids))
-        inputs[start : start + lengths[b]] = ids[:-1]
-        rows.extend(positions[start + first - 1 : start + len(ids) - 1])
-        targets.extend(ids[first:])
-        empty += first == len(ids)
-    count = len(targets)
-    padding = _round_up(count, shape.pad_multiple) - count
+    Arguments:
+        rows: the samples of each row, one unless ``shape.packs``.
+    """
+    placed = [[_Placed.of(*sample, shape.max_length) for sample in row] for row in rows]
+    everything = [sample for row in placed for sample in row]
+    count = sum(len(sample.targets) for sample in everything)
+    longest = max((sum(sample.length for sample in row) for row in placed), default=0)
+    signature = shape.signature_of(len(rows), Need(longest, count))
+    inputs, positions = _zeros("i", signature.cells), _zeros("i", signature.cells * shape.packs)
+    numbers = _numbers(shape.most_cells)
+    counted, targets = array("i"), array("i")
+    for b, row in enumerate(placed):
+        start = b * signature.width
+        for sample in row:
+            stop = start + sample.length
+            inputs[start:stop] = sample.ids[:-1]
+            if shape.packs:
+                positions[start:stop] = numbers[: sample.length]
+            counted.extend(numbers[stop - len(sample.targets) : stop])
+            targets.extend(sample.targets)
+            start = stop
+    padding, size = signature.rows - count, (signature.batch_size, signature.width)
     return Batch(
-        inputs=memoryview(inputs).cast("B").cast("i", (shape.batch_size, width)),
-        rows=memoryview(rows + _zeros("i", padding)),
+        inputs=_shaped(inputs, size),
+        rows=memoryview(counted + _zeros("i", padding)),
         targets=memoryview(targets + _zeros("i", padding)),
         weights=memoryview(array("f", [1.0]) * count + _zeros("f", padding)),
         num_tokens=count,
-        padded_cells=len(inputs) - sum(lengths),
-        truncated=sum(len(ids) > shape.max_length for ids, _ in samples),
-        empty=empty,
+        padded_cells=len(inputs) - sum(sample.length for sample in everything),
+        truncated=sum(sample.is_cut for sample in everything),
+        empty=sum(not sample.targets for sample in everything),
+        positions=_shaped(positions, size) if shape.packs else None,
     )
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """A sample that is cut to the sequence length.
+
+    Attributes:
+        ids: its tokens.
+        length: of its inputs, all tokens but the last.
+        targets: the tokens that count.
+    """
+
+    ids: array[int]
+    length: int
+    targets: array[int]
+    is_cut: bool
+
+    @classmethod
+    def of(cls, given: Sequence[int], prompt: int, max_length: int) -> _Placed:
+        ids = array("i", given[:max_length])
+        first = min(max(prompt, 1), len(ids))
+        return cls(ids, max(len(ids) - 1, 0), ids[first:], len(given) > max_length)
 
 
 def padded_width(length: int, max_length: int, multiple: int) -> int:
     """Tokens that the inputs of a batch are padded to, whose longest row has ``length``."""
-    return min(_round_up(length, multiple), max_length)
+    return min(round_up(length, multiple), max_length)
 
 
 @cache
-def _positions(count: int) -> array:
+def _numbers(count: int) -> array:
     """``range(count)`` as int32, cached: copying a slice is far faster than making the numbers."""
     return array("i", range(count))
 
@@ -177,10 +190,5 @@ def _zeros(typecode: str, count: int) -> array:
     return array(typecode, [0]) * count
 
 
-def _ceil_div(count: int, size: int) -> int:
-    """Ceiling division."""
-    return -(-count // size)
-
-
-def _round_up(count: int, multiple: int) -> int:
-    return max(_ceil_div(count, multiple), 1) * multiple
+def _shaped(values: array, shape: tuple[int, int]) -> memoryview:
+    return memoryview(values).cast("B").cast("i", shape)

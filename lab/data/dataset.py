@@ -14,8 +14,9 @@ from pathlib import Path
 from lab.config.keys import ALL, Data, Train
 from lab.config.schema import ConfigError
 from lab.data.batches import Batches
-from lab.data.held_out import HeldOut, check_ids, open_held_out, shape_of
+from lab.data.held_out import HeldOut, check_ids, open_held_out
 from lab.data.index import Progress, say_nothing
+from lab.data.plan import Measured, Plan
 from lab.data.sources import Source, open_source
 from lab.data.split import IdLimit, Samples
 from lab.data.token_index import TokenIndex, open_token_index
@@ -36,6 +37,7 @@ class OpenData:
         test: what the run is tested on once, at its end; None without ``test.jsonl``.
         fingerprint: hash of the files' content, independent of their paths.
         tokenizer_fingerprint: hash of what decides the tokens of a text.
+        plan: how the samples of ``train`` and ``val`` become batches.
         notes: lines to print for the user.
     """
 
@@ -47,6 +49,7 @@ class OpenData:
     val_tokens: TokenIndex
     fingerprint: str
     tokenizer_fingerprint: str
+    plan: Plan
     notes: tuple[str, ...]
     test: HeldOut | None = None
 
@@ -72,12 +75,9 @@ class OpenData:
         return self.train_samples.split.lines is self.val_samples.split.lines
 
     @property
-    def longest(self) -> int | None:
-        """Tokens of the longest sample of all splits; None where not all are known."""
-        indices = [self.train_tokens, self.val_tokens, *([self.test.tokens] if self.test else [])]
-        if not all(tokens.is_whole for tokens in indices):
-            return None
-        return max(max(tokens.lengths) for tokens in indices)
+    def widest(self) -> int:
+        """Tokens that the widest batch is padded to."""
+        return max(self.plan.widest, self.test.widest if self.test else 0)
 
 
 def open_data(
@@ -104,7 +104,6 @@ def open_data(
     tokenizer = load_tokenizer(tokenizer_folder)
     source = open_source(data, cache_dir, progress)
     _check_counts(data, train, source)
-    shape = shape_of(data, train)
     given = Samples(source.train, tokenizer, train.mask_prompt)
     held_out = Samples(source.val, tokenizer, train.mask_prompt)
     token_indices = {
@@ -120,10 +119,15 @@ def open_data(
     train_tokens, val_tokens = (
         token_indices[split.lines.path] for split in (source.train, source.val)
     )
-    val = Batches(source.val.sizes, held_out.tokens, shape, None)
+    splits = ((source.train, train_tokens), (source.val, val_tokens))
+    measured, val_measured = (Measured.of_split(*split, train.max_seq_length) for split in splits)
+    plan = Plan(measured, [val_measured] if len(source.val) else [], data, train)
+    repeat = data.overfit_batches
     return OpenData(
-        train=Batches(source.train.sizes, given.tokens, shape, seed, repeat=data.overfit_batches),
-        val=val if train.val_interval_steps else None,
+        train=Batches(plan.order(measured, seed), given.tokens, plan.shape, repeat=repeat),
+        val=Batches(plan.order(val_measured, None), held_out.tokens, plan.shape)
+        if train.val_interval_steps
+        else None,
         train_samples=given,
         val_samples=held_out,
         train_tokens=train_tokens,
@@ -132,6 +136,7 @@ def open_data(
         tokenizer_fingerprint=tokenizer_fingerprint(
             tokenizer_folder, partial(kept_sha256, cache_dir, progress)
         ),
+        plan=plan,
         notes=_notes(train, source, tokenizer),
         test=None
         if source.test is None

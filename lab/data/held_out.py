@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lab.config.keys import Data, Train
-from lab.data.batches import Batches, Shape
+from lab.data.batches import Batches
 from lab.data.index import Progress
+from lab.data.plan import Measured, Plan
 from lab.data.split import IdLimit, Samples, Split
 from lab.data.token_index import TokenIndex, open_token_index
 from lab.data.tokenizer import Tokenizer
@@ -21,20 +22,17 @@ class HeldOut:
         batches: of one epoch, the same for every seed.
         samples: what they are made of.
         tokens: token index of the file.
+        widest: tokens that the widest batch is padded to.
     """
 
     batches: Batches
     samples: Samples
     tokens: TokenIndex
+    widest: int
 
     def check_ids(self, limit: IdLimit) -> None:
         """Hold every token id against a table of the model, as :func:`check_ids`."""
         check_ids(self.samples, self.tokens, limit)
-
-    @property
-    def longest(self) -> int | None:
-        """Tokens of the longest sample; None where not all are known."""
-        return max(self.tokens.lengths) if self.tokens.is_whole else None
 
 
 def open_held_out(
@@ -60,19 +58,10 @@ def open_held_out(
         cache_dir=cache_dir,
         progress=progress,
     )
-    return HeldOut(
-        Batches(split.sizes, samples.tokens, shape_of(data, train), None), samples, tokens
-    )
-
-
-def shape_of(data: Data, train: Train) -> Shape:
-    """How the samples of a run become batches."""
-    return Shape(
-        batch_size=train.batch_size,
-        accumulation=train.grad_accumulation_steps,
-        max_length=train.max_seq_length,
-        pad_multiple=data.pad_multiple,
-    )
+    measured = Measured.of_split(split, tokens, train.max_seq_length)
+    plan = Plan(measured, [], data, train)
+    batches = Batches(plan.order(measured, None), samples.tokens, plan.shape)
+    return HeldOut(batches, samples, tokens, plan.widest)
 
 
 def check_ids(samples: Samples, tokens: TokenIndex, limit: IdLimit) -> None:

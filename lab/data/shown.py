@@ -41,6 +41,13 @@ def lines_of(
             yield from _example(report.example, tokenizer, max_length)
 
 
+def shapes_line(facts: Mapping[str, Any]) -> Iterator[str]:
+    """The shapes that batches of the training data would have, by :meth:`Plan.facts`."""
+    if facts:
+        sizes = dict.fromkeys(f"{size} x {width:,}" for size, width, _ in facts["shapes"])
+        yield f"in batches of {', '.join(sizes)} tokens, {facts['padded_fraction']:.1%} padding"
+
+
 def json_of(report: FileReport, train: FileReport, max_length: int | None) -> dict[str, Any]:
     """One file's report for another program; lines are counted from 1."""
     return {

@@ -23,7 +23,7 @@ def advice_on(found: Mapping[str, Any], root: str | None, container: str | None)
         case "cache":
             return (
                 "MLX keeps freed buffers of ever new sizes: set memory.cache_clear_interval=10 or "
-                "lower memory.cache_limit_gb, or pad batches to fewer lengths (data.pad_multiple)"
+                "lower memory.cache_limit_gb, or pad batches to fewer lengths (data.max_shapes)"
             )
         case "lazy_graph":
             return _evaluate(where, container)

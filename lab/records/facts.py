@@ -23,6 +23,10 @@ class RunFacts:
         median_tokens, longest_tokens: of a measured sample, before it is cut.
         cut: measured samples that are longer than ``train.max_seq_length``.
         empty: measured samples without a token that counts in the loss.
+        shapes: of all batches: samples, tokens that each is padded to, positions in the loss;
+            empty where they are not fixed beforehand.
+        padded_fraction, padded_rows_fraction: share of padding that is expected in the inputs and
+            in the positions of the loss; None without fixed shapes.
     """
 
     parameters: int
@@ -38,6 +42,9 @@ class RunFacts:
     longest_tokens: int
     cut: int
     empty: int
+    shapes: tuple[tuple[int, int, int], ...] = ()
+    padded_fraction: float | None = None
+    padded_rows_fraction: float | None = None
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:

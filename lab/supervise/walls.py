@@ -42,8 +42,8 @@ WALLS = (
     Wall(
         name="Metal has no more buffers",
         signs=("[metal::malloc] Resource limit",),
-        remedy="lower memory.cache_limit_gb or memory.cache_clear_interval, raise "
-        "data.pad_multiple, or reload=interval with reload.method=process",
+        remedy="lower memory.cache_limit_gb or memory.cache_clear_interval, lower "
+        "data.max_shapes, or reload=interval with reload.method=process",
         passes=True,
     ),
     Wall(

@@ -39,6 +39,7 @@ def introduce(
         "data": _data(config.data, facts),
         "tokens": _tokens(config.train, facts),
         "batch": _batch(config.train),
+        "shapes": _shapes(facts),
         "reload": reload_words(config),
         "budget": limit(config.memory.budget_gb),
         "run": relative(run_dir),
@@ -145,3 +146,16 @@ def _share(count: int, whole: int) -> str:
 def _batch(train: Train) -> str:
     samples = f"{train.batch_size} samples x {train.grad_accumulation_steps} accumulated"
     return f"{samples} x up to {train.max_seq_length:,} tokens, {train.steps:,} steps"
+
+
+def _shapes(facts: RunFacts) -> str:
+    """The smallest and the largest batch: the most that a step needs is known beforehand."""
+    if not facts.shapes or facts.padded_fraction is None:
+        return ""
+    by_cells = sorted(facts.shapes, key=lambda shape: shape[0] * shape[1])
+    smallest, largest = (f"{size} x {width:,}" for size, width, _ in (by_cells[0], by_cells[-1]))
+    count, rows = len(facts.shapes), max(rows for _, _, rows in facts.shapes)
+    sizes = smallest if smallest == largest else f"{smallest} to {largest}"
+    return (
+        f"{count}, {sizes} tokens, up to {rows:,} in the loss, {facts.padded_fraction:.1%} padding"
+    )

@@ -73,4 +73,4 @@ def _validation(task: Task, folder: Path | None) -> HeldOut:
     )
     if data.val is None:
         raise ConfigError("--valid", "", "the run has no validation data")
-    return HeldOut(data.val, data.val_samples, data.val_tokens)
+    return HeldOut(data.val, data.val_samples, data.val_tokens, data.plan.widest)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Protocol
 
 import mlx.core as mx
@@ -18,6 +18,7 @@ from mlx.utils import tree_flatten, tree_map
 from lab.data.batches import Batch
 from lab.train.loss import cross_entropy, sliced_losses
 from lab.train.model_files import layers_of
+from lab.train.packing import PackedRows
 from lab.train.patch import override_call
 
 
@@ -71,17 +72,31 @@ class PredictedLosses:
         self._backbone_override: Callable[[Callable], object] | None = None
         trained = tree_flatten(model.trainable_parameters(), destination={})
         self._head_is_frozen = all("layers." in name for name in trained)
+        self._positions: mx.array | None = None
         if (backbone := backbone_of(model)) is not None:
             override_call(backbone, self._run_backbone)
 
-    def __call__(self, inputs: mx.array, rows: mx.array, targets: mx.array) -> mx.array:
+    @cached_property
+    def _packed_rows(self) -> PackedRows:
+        """Made when the first packed batch comes: other runs do without."""
+        return PackedRows(self._model)
+
+    def __call__(
+        self,
+        inputs: mx.array,
+        rows: mx.array,
+        targets: mx.array,
+        positions: mx.array | None = None,
+    ) -> mx.array:
         """Loss of each target, float32 (N,).
 
         Arguments:
             inputs: (B, L), token ids.
             rows: (N,), flat positions of ``inputs``.
             targets: (N,), the tokens that follow there.
+            positions: (B, L), of each token in its sample, where rows are packed.
         """
+        self._positions = positions
         kept: list[mx.array] = []
 
         def narrow(backbone: Callable) -> object:
@@ -109,7 +124,11 @@ class PredictedLosses:
         """The model's logits (rows, V), its backbone's call replaced by ``override``."""
         self._backbone_override = override
         try:
-            logits = self._model(inputs)
+            if self._positions is None:
+                logits = self._model(inputs)
+            else:
+                with self._packed_rows.cache(self._model, self._positions) as cache:
+                    logits = self._model(inputs, cache=cache)
         finally:
             self._backbone_override = None
         return logits.reshape(-1, logits.shape[-1])
@@ -211,17 +230,18 @@ def build_evaluate(model: nn.Module) -> Evaluate:
     return _evaluate_by(model, loss_of(model))
 
 
-Loss = Callable[[mx.array, mx.array, mx.array, mx.array, mx.array], mx.array]
+Loss = Callable[..., mx.array]  # of mx.arrays alone
 
 
 def loss_of(model: nn.Module) -> Loss:
-    """A micro-batch's part of the mean loss: its arrays, then all tokens that count."""
+    """A micro-batch's part of the mean loss: :func:`arrays_of` it, then all tokens that count."""
     predicted_losses = PredictedLosses(model)
 
     def loss(
-        inputs: mx.array, rows: mx.array, targets: mx.array, weights: mx.array, total: mx.array
+        inputs: mx.array, rows: mx.array, targets: mx.array, weights: mx.array, *rest: mx.array
     ) -> mx.array:
-        return (predicted_losses(inputs, rows, targets) * weights).sum() / total
+        *positions, total = rest
+        return (predicted_losses(inputs, rows, targets, *positions) * weights).sum() / total
 
     return loss
 
@@ -235,7 +255,7 @@ def _evaluate_by(model: nn.Module, loss: Loss) -> Evaluate:
         try:
             total, loss_sum = total_tokens(batches), 0.0
             for done, batch in enumerate(batches, 1):
-                loss_sum += loss(*arrays_of(batch), total).item()  # type: ignore[operator]
+                loss_sum += float(loss(*arrays_of(batch), total).item())  # type: ignore[arg-type]
                 after_batch(done)
         finally:
             model.train(was_training)
@@ -245,7 +265,9 @@ def _evaluate_by(model: nn.Module, loss: Loss) -> Evaluate:
 
 
 def arrays_of(batch: Batch) -> tuple[mx.array, ...]:
-    host = (batch.inputs, batch.rows, batch.targets, batch.weights)
+    """Inputs, rows, targets and weights; of packed rows positions too."""
+    packed = () if batch.positions is None else (batch.positions,)
+    host = (batch.inputs, batch.rows, batch.targets, batch.weights, *packed)
     return tuple(mx.array(array) for array in host)  # type: ignore[arg-type]  # any buffer will do
 
 

@@ -15,7 +15,6 @@ import mlx.nn as nn
 
 from lab.config.keys import Config
 from lab.config.schema import ConfigError
-from lab.data.batches import padded_width
 from lab.data.dataset import OpenData
 from lab.data.held_out import HeldOut
 from lab.data.split import IdLimit
@@ -112,8 +111,7 @@ def check_tables(tables: Tables, data: OpenData | HeldOut, config: Config) -> No
     )
     # A batch is padded up to the sequence length, and padding takes positions too.
     learned = tables.positions
-    longest = train.max_seq_length if data.longest is None else data.longest - 1
-    width = padded_width(longest, train.max_seq_length, config.data.pad_multiple)
+    width = data.widest
     if learned is not None and width > learned.rows:
         raise ConfigError(
             "train.max_seq_length",

@@ -38,6 +38,7 @@ from lab.train.deterministic import check_experts  # noqa: E402
 from lab.train.evaluation import Evaluation, evaluate_all  # noqa: E402
 from lab.train.lab_trainer import LabTrainer  # noqa: E402
 from lab.train.mlx_lm_trainer import MlxLmTrainer  # noqa: E402
+from lab.train.packing import check_packs  # noqa: E402
 from lab.train.reporter import Reporter  # noqa: E402
 from lab.train.session import TrainingContext  # noqa: E402
 from lab.train.tables import check_tables, measure_tables  # noqa: E402
@@ -94,6 +95,8 @@ def _work(config: Config, arguments: argparse.Namespace, channel: Channel) -> Ou
     trainer_class = MlxLmTrainer if config.trainer == "mlx_lm" else LabTrainer
     trainer = trainer_class(context, channel, reporter, resume_from)
     check_tables(measure_tables(trainer.model), context.data, config)
+    if config.train.packing and arguments.first:
+        check_packs(trainer.model, config.model.name)
     step = trainer.progress.step
     channel.send(
         RecordKind.READY,
@@ -184,6 +187,7 @@ def _facts(context: TrainingContext, trainer: LabTrainer | MlxLmTrainer) -> RunF
         val_samples=len(data.val_samples),
         val_is_held_out=data.val_is_held_out,
         **measure_lengths(data.train_tokens, config.train.max_seq_length),
+        **(data.plan.facts() if config.trainer == "lab" else {}),
     )
 
 

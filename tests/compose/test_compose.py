@@ -71,7 +71,7 @@ def test_every_file_opens_with_the_command_that_uses_it(path: Path) -> None:
     [
         ("cpu", (False, "float32", 32, "process", 0.1)),
         ("metal", (True, "bfloat16", 64, "process", 7.6)),
-        ("cuda", (True, "bfloat16", 256, "mlx", 7.6)),
+        ("cuda", (True, "bfloat16", 128, "mlx", 7.6)),
     ],
 )
 def test_auto_is_decided_by_the_backend(backend: str, decided: tuple) -> None:

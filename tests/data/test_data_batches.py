@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lab.data.batches import CHUNK, Batches, Shape, collate
+from lab.data.batches import Batches, Shape, collate
+from lab.data.order import CHUNK, ChunkedOrder
 from lab.data.permutation import Permutation
 
 
@@ -19,7 +20,8 @@ def batches_of(
 ) -> Batches:
     shape = Shape(batch_size=batch_size, accumulation=2, max_length=512, pad_multiple=multiple)
     # Each sample is its own position, repeated: a batch tells which samples are in it.
-    return Batches(sizes, lambda i: ([i + 1] * sizes[i], 0), shape, seed, repeat=repeat)
+    order = ChunkedOrder(sizes, batch_size, seed)
+    return Batches(order, lambda i: ([i + 1] * sizes[i], 0), shape, repeat=repeat)
 
 
 SIZES = st.lists(st.integers(2, 40), min_size=1, max_size=60)
@@ -62,9 +64,8 @@ def test_the_order_is_the_same_on_every_machine_and_version():
 
 
 def test_a_billion_samples_are_ordered_a_chunk_at_a_time():
-    shape = Shape(batch_size=2, accumulation=1, max_length=8, pad_multiple=4)
-    batches = Batches(range(10**9), lambda i: ([i], 0), shape, 0)
-    members = [m for i in range(CHUNK) for m in batches.members(10**6 * CHUNK + i)]
+    order = ChunkedOrder(range(10**9), 2, 0)
+    members = [m for i in range(CHUNK) for m in order.members(10**6 * CHUNK + i)]
     assert len(set(members)) == 2 * CHUNK
     assert max(members) > 9 * 10**8
 
@@ -126,7 +127,7 @@ def test_validation_takes_long_and_short_samples_from_the_first_batches_on():
 )
 def test_rows_point_at_the_token_before_each_counted_target(samples, multiple):
     shape = Shape(batch_size=4, accumulation=1, max_length=20, pad_multiple=multiple)
-    batch = collate(samples, shape)
+    batch = collate([[sample] for sample in samples], shape)
     rows, width = batch.inputs.shape
     assert rows == 4
     assert width == 20 or width % multiple == 0

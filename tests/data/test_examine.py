@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from lab.cli import main
+from lab.config.keys import dump
 from lab.data.dataset import measure_lengths, open_data
 from tests.data.test_data import data_of, train_of, write
+from tests.runs import config_of
 
 PAIR = {"prompt": "2 + 2 = ", "completion": "4"}
 LONG = {"prompt": "why? " * 20, "completion": "so"}
@@ -61,6 +63,20 @@ def test_it_says_of_lengths_what_a_run_says(
     said = measure_lengths(data.train_tokens, 40)
     assert (said["cut"], said["empty"]) == (1, 1)
     assert said["longest_tokens"] == train["longest"]
+
+
+def test_of_a_run_it_says_the_shapes_of_its_batches(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = config_of("train.batch_size=2", "train.max_seq_length=64", "data.pad_multiple=16")
+    run = folder / "run"
+    run.mkdir()
+    (run / "config.yaml").write_text(dump(config))
+    found = report(capsys, folder, "--model", run)
+    assert {width for _, width, _ in found["shapes"]} == {16, 64}
+    assert 0 < found["padded_fraction"] < 0.8
+    assert main(["data", str(folder), "--model", str(run)]) == 0
+    assert "in batches of 2 x 16, 2 x 64 tokens, 48.1% padding" in capsys.readouterr().out
 
 
 def test_all_bad_lines_are_named_and_the_others_are_read(

@@ -248,6 +248,15 @@ def test_what_is_estimated_or_whole_is_said_so() -> None:
     assert lines["hardware"] == "pro_32gb, as chosen: for 32 GB"
 
 
+def test_the_shapes_are_told_with_the_largest() -> None:
+    shapes = ((8, 96, 600), (8, 512, 4_100), (8, 512, 3_000))
+    few = introduced(replace(FACTS, shapes=shapes, padded_fraction=0.1149))
+    assert few["shapes"] == "3, 8 x 96 to 8 x 512 tokens, up to 4,100 in the loss, 11.5% padding"
+    one = introduced(replace(FACTS, shapes=shapes[:1], padded_fraction=0.3))
+    assert one["shapes"].startswith("1, 8 x 96 tokens, up to 600 in the loss")
+    assert "shapes" not in introduced()
+
+
 def test_what_a_config_names_cannot_control_the_terminal() -> None:
     lines = introduced(model={"name": "x\x1b[2Jy"}, hardware={"name": "\x07"})
     assert "\x1b" not in as_lines("a\x1b[2J", lines) + "".join(lines.values())

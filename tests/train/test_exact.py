@@ -15,17 +15,20 @@ METHODS = {
 }
 LAST = 6
 
-# Pairwise over adapter, optimizer, schedule, accumulation, dropout, gradient checkpointing and
-# compilation; a cold compile takes the better part of a minute on a CPU, so it is in one case only.
+# Pairwise over adapter, optimizer, schedule, accumulation, dropout, gradient checkpointing, how
+# batches are made and compilation; a cold compile takes the better part of a minute on a CPU, so it
+# is in one case only.
 CASES = {
     "full-adamw": "adapter=full optimizer=adamw optimizer.schedule=cosine "
     "train.grad_accumulation_steps=2",
     "full-muon": "adapter=full optimizer=muon optimizer.schedule=linear train.grad_checkpoint=true",
     "full-adafactor": "adapter=full optimizer=adafactor optimizer.schedule=constant",
     "lora-adamw": "adapter=lora optimizer=adamw optimizer.schedule=linear adapter.dropout=0.1 "
-    "train.grad_accumulation_steps=2 optimizer.warmup_steps=3",
-    "lora-muon": "adapter=lora optimizer=muon optimizer.schedule=cosine adapter.dropout=0.1",
-    "dora-adam": "adapter=dora optimizer=adam optimizer.schedule=constant adapter.dropout=0.2",
+    "train.grad_accumulation_steps=2 optimizer.warmup_steps=3 train.batch_by=tokens",
+    "lora-muon": "adapter=lora optimizer=muon optimizer.schedule=cosine adapter.dropout=0.1 "
+    "train.packing=true",
+    "dora-adam": "adapter=dora optimizer=adam optimizer.schedule=constant adapter.dropout=0.2 "
+    "data.max_shapes=0",
     "qlora-sgd": "adapter=qlora optimizer=sgd optimizer.schedule=cosine adapter.dropout=0.1 "
     "train.max_grad_norm=0",
     "lora-adam-compiled": "adapter=lora optimizer=adam adapter.dropout=0.1 "
@@ -52,7 +55,7 @@ def straight(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 # By process it is the same state that is saved and restored: one case of each adapter is enough,
 # the others are slow.
-BY_PROCESS = ("full-adamw", "lora-adamw", "dora-adam", "qlora-sgd")
+BY_PROCESS = ("full-adamw", "lora-adamw", "lora-muon", "dora-adam", "qlora-sgd")
 PAIRS = [
     pytest.param(
         case, method, id=f"{case}-{method}",

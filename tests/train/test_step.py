@@ -36,7 +36,9 @@ def build(*overrides: str):
 
 def batches_of(samples: list, size: int) -> list:
     shape = Shape(batch_size=size, accumulation=1, max_length=64, pad_multiple=8)
-    return [collate(samples[i : i + size], shape) for i in range(0, len(samples), size)]
+    return [
+        collate([[s] for s in samples[i : i + size]], shape) for i in range(0, len(samples), size)
+    ]
 
 
 @pytest.fixture

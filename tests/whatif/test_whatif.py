@@ -487,7 +487,13 @@ def test_runs_that_differ_in_more_are_not_mixed(
 # --- Against real runs --------------------------------------------------------------------------
 
 RAGGED = (
-    *("train.steps=60", "train.max_seq_length=256", "data.pad_multiple=1", "worker.threads=1"),
+    *(
+        "train.steps=60",
+        "train.max_seq_length=256",
+        "data.max_shapes=0",
+        "data.pad_multiple=1",
+        "worker.threads=1",
+    ),
     *("memory.cache_clear_interval=0", "memory.cache_limit_gb=4", "reload.metric=process"),
 )
 
