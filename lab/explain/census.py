@@ -32,6 +32,7 @@ class Counts:
         arrays: number of arrays by shape and type.
         types: number of Python objects by the full name of their type.
         heap: bytes that the C heap took from the system; None where that is not known.
+        holes: those of them that are free in pieces below a page; None where that is not known.
         traces: of each compiled function, by name and calling line.
         streams: made so far, by calling line.
     """
@@ -40,6 +41,7 @@ class Counts:
     arrays: dict[Group, int]
     types: dict[str, int]
     heap: int | None
+    holes: int | None
     traces: dict[tuple[str, str], int]
     streams: dict[str, int]
 
@@ -58,6 +60,7 @@ def count(step: int, calls: Calls | None, objects: list[Any]) -> Counts:
         arrays=Counter(group_of(item) for item in objects if type(item) is mx.array),
         types=types,
         heap=process.heap_taken_bytes(),
+        holes=process.heap_holes_bytes(),
         traces={} if calls is None else {k: t.traces for k, t in calls.traced.items()},
         streams={} if calls is None else dict(calls.streams),
     )

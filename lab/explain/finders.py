@@ -24,6 +24,7 @@ MOST_GROUPS = 5  # of shapes or types that are told
 SIGNIFICANT = 0.1  # of the growth, that a type of objects must make up to be its cause
 MOST_TYPES = 20  # that are weighed
 LEAST_SHARE = 0.2  # of the growth, from which on its holder is looked for
+SURE = 4.0  # standard errors by which the process must grow faster than its heap, to count
 OFTEN = 0.5  # more objects of a type a step, from which on it counts as growing
 
 
@@ -70,9 +71,11 @@ def look(
     lasting = slopes.without_cache(shared=shared) if cache_is_cleared else slopes
     heap, process = _heap_rate(before, counts, steps, slopes, in_heap=in_heap), lasting.process
     if trend.heap is not None and process is not None:
+        # Certain is the heap in use, and so are the holes in it. Does the process say more?
+        certain = trend.heap + _holes_rate(before, counts, steps)
         in_mlx = max(lasting.active, 0.0) + max(lasting.cache, 0.0) if shared else 0.0
-        if process - in_mlx < trend.heap:  # the noise of the process hides what is certain
-            heap, process = trend.heap, trend.heap + in_mlx
+        if process - in_mlx < certain + SURE * lasting.error:
+            heap, process = certain, certain + in_mlx
     rates = Rates(
         process=process,
         active=lasting.active,
@@ -130,6 +133,12 @@ def _heap_rate(
         return None
     rate = (now.heap - before.heap) / steps
     return rate - (slopes.active + slopes.cache if in_heap else 0.0)
+
+
+def _holes_rate(before: Counts, now: Counts, steps: int) -> float:
+    if before.holes is None or now.holes is None:
+        return 0.0
+    return max(now.holes - before.holes, 0) / steps
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import mmap
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -258,6 +260,33 @@ def heap_taken_bytes() -> int | None:
         return None
     info = call()
     return info.in_use + info.hblkhd + info.free
+
+
+def heap_holes_bytes() -> int | None:
+    """What is free on the C heap in pieces below a page, which no trim gives back; None if unknown.
+
+    From glibc's ``malloc_info(3)``, which counts the free pieces of each size as XML. It takes as
+    long as :func:`heap_bytes`.
+    """
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "malloc_info"):
+        return None
+    text, size = ctypes.c_void_p(), ctypes.c_size_t()
+    libc.open_memstream.restype = ctypes.c_void_p
+    file = ctypes.c_void_p(libc.open_memstream(ctypes.byref(text), ctypes.byref(size)))
+    failed = libc.malloc_info(0, file)
+    libc.fclose(file)
+    try:
+        found = ctypes.string_at(text, size.value).decode()
+    finally:
+        libc.free(text)
+    return None if failed else holes_of(found)
+
+
+def holes_of(malloc_info: str) -> int:
+    """Bytes in free pieces below a page, of all heaps, by what ``malloc_info(3)`` wrote."""
+    sizes = re.findall(r'<size from="\d+" to="(\d+)" total="(\d+)"', malloc_info)
+    return sum(int(total) for largest, total in sizes if int(largest) < mmap.PAGESIZE)
 
 
 # --- The disk, and sleep ------------------------------------------------------------------------

@@ -166,6 +166,11 @@ def heap_taken_bytes() -> int | None:
     return _or_none(read)
 
 
+def heap_holes_bytes() -> int | None:
+    """None: macOS does not say."""
+    return None
+
+
 def trim_heap() -> None:
     """Do nothing: macOS reclaims freed heap itself."""
 

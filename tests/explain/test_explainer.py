@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from random import Random
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from lab.explain import census, python_heap
 from lab.explain.explainer import Explainer, memory_is_heap
+from lab.machine import process
 from lab.records.growth import GrowthTest, Trend
 from lab.train import memory
 
@@ -68,6 +70,27 @@ def test_growth_of_the_heap_is_told_where_the_process_is_too_noisy_to_tell(
     [found] = told
     assert found["kind"] in ("native", "python")
     assert found["mb_per_step"] == pytest.approx(1.0, rel=0.01)
+
+
+@pytest.mark.skipif(process.heap_holes_bytes() is None, reason="the C heap does not tell its holes")
+def test_holes_in_the_heap_are_told_where_the_process_is_too_noisy_to_tell(
+    told: list[dict[str, Any]],
+) -> None:
+    """A tenth of each buffer stays; what was cut off it is free, and nobody's."""
+    session, explains, noise = Session(), explainer(told), Random(0)
+    session.lines: list[bytearray] = []  # type: ignore[misc]
+    for step in range(1, 40):
+        buffers = [bytearray(4000) for _ in range(256)]
+        for buffer in buffers:
+            del buffer[400:]
+        session.lines += buffers
+        swing = noise.uniform(-30, 30) * 2**20
+        reading = SimpleNamespace(active=0, cache=0, process=2**30 + int(swing))
+        trend = Trend(0.1 * 2**20, since=8, outside=True, cache=False, heap=0.1 * 2**20)
+        explains.after_step(session, step, reading, trend if step >= 14 else None)
+    assert told[0]["kind"] == "native"
+    assert "Session.lines" in told[0]["holder"]
+    assert told[0]["mb_per_step"] == pytest.approx(1.0, rel=0.2)
 
 
 def test_many_small_arrays_are_told_as_arrays(told: list[dict[str, Any]]) -> None:

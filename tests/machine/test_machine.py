@@ -177,6 +177,42 @@ def test_a_reading_is_cheap() -> None:
     assert min(reading() for _ in range(10)) < 60e-6  # 15 µs; twice 30 for a busy machine
 
 
+MALLOC_INFO = """<malloc version="1">
+<heap nr="0">
+<sizes>
+  <size from="17" to="32" total="64" count="2"/>
+  <size from="3585" to="3648" total="36480" count="10"/>
+  <size from="8193" to="8704" total="25600" count="3"/>
+  <unsorted from="65" to="131072" total="140000" count="4"/>
+</sizes>
+<total type="fast" count="2" size="64"/>
+<total type="rest" count="17" size="202080"/>
+</heap>
+<heap nr="1">
+<sizes>
+  <size from="113" to="128" total="256" count="2"/>
+</sizes>
+</heap>
+</malloc>
+"""
+
+
+def test_holes_are_free_pieces_below_a_page() -> None:
+    assert linux.holes_of(MALLOC_INFO) == 64 + 36480 + 256
+
+
+@pytest.mark.skipif(process.heap_holes_bytes() is None, reason="the C heap does not tell its holes")
+def test_what_is_cut_off_between_survivors_is_a_hole() -> None:
+    before = process.heap_holes_bytes()
+    buffers = [bytearray(4000) for _ in range(4000)]
+    for buffer in buffers:
+        del buffer[400:]
+    after = process.heap_holes_bytes()
+    assert before is not None
+    assert after is not None
+    assert after - before == pytest.approx(4000 * 3600, rel=0.15)
+
+
 def test_heap_and_blas_never_raise() -> None:
     process.trim_heap()
     assert preload_blas() is None or "OpenBLAS" in str(preload_blas())
