@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any, Self
@@ -127,12 +128,10 @@ class Plan:
         if not self.shape.signatures:
             return {}
         cells = rows = held = counted = 0
-        for batch in self._drawn():
-            need = self._train.together(batch)
-            signature = self.shape.signature_of(len(batch), need)
+        for size, tokens, need in self._sampled:
+            signature = self.shape.signature_of(size, need)
             cells, rows = cells + signature.cells, rows + signature.rows
-            held += sum(self._train.widths[i] for row in batch for i in row)
-            counted += need.rows
+            held, counted = held + tokens, counted + need.rows
         return {
             "shapes": [(s.batch_size, s.width, s.rows) for s in self.shape.signatures],
             "padded_fraction": 1 - held / cells,
@@ -173,7 +172,7 @@ class Plan:
         rows = size * longest
         if self._is_whole:
             rows = max(need.rows for need in self._at_most(self._size_of))
-        needs, largest = map(self._train.together, self._drawn()), Need(longest, rows)
+        needs, largest = (need for _, _, need in self._sampled), Need(longest, rows)
         return choose_signatures(needs, largest, self._grid, batch_size=size, most=most)
 
     def _check_whole(self, key: str, value: str, remedy: str) -> None:
@@ -193,6 +192,15 @@ class Plan:
     def _at_most(self, sizes: SizeOf) -> Iterator[Need]:
         """What each batch of any split may need."""
         return chain(*(self._known(split, sizes, 0).at_most() for split in self._splits))
+
+    @cached_property
+    def _sampled(self) -> list[tuple[int, int, Need]]:
+        """Rows, tokens and need of each training batch that is drawn beforehand."""
+        train = self._train
+        return [
+            (len(batch), sum(train.widths[i] for row in batch for i in row), train.together(batch))
+            for batch in self._drawn()
+        ]
 
     def _drawn(self) -> Iterator[Rows]:
         """Training batches as they come, whatever the run's seed."""
