@@ -171,7 +171,7 @@ class Plan:
             return equal_tokens(needs, self._grid, self._draw, cells=cells, most=most)
         rows = size * longest
         if self._is_whole:
-            rows = max(need.rows for need in self._at_most(self._size_of))
+            rows = max(need.rows for order in self._orders for need in order.at_most())
         needs, largest = (need for _, _, need in self._sampled), Need(longest, rows)
         return choose_signatures(needs, largest, self._grid, batch_size=size, most=most)
 
@@ -187,11 +187,13 @@ class Plan:
     def _draw(self, sizes: SizeOf) -> Drawn:
         order = self._known(self._train, sizes, 0)
         drawn = map(self._train.together, map(order.rows, range(min(ENOUGH, len(order)))))
-        return Drawn(list(drawn), list(self._at_most(sizes)))
+        others = (self._known(split, sizes, 0) for split in self._splits[1:])
+        return Drawn(list(drawn), [need for one in (order, *others) for need in one.at_most()])
 
-    def _at_most(self, sizes: SizeOf) -> Iterator[Need]:
-        """What each batch of any split may need."""
-        return chain(*(self._known(split, sizes, 0).at_most() for split in self._splits))
+    @cached_property
+    def _orders(self) -> list[BucketOrder | PackedOrder]:
+        """Of each split, for one seed: what any batch may need is the same for all."""
+        return [self._known(split, self._size_of, 0) for split in self._splits]
 
     @cached_property
     def _sampled(self) -> list[tuple[int, int, Need]]:
@@ -207,7 +209,7 @@ class Plan:
         train, size = self._train, self.shape.batch_size
         if train.is_whole:
             # Of a small epoch too: all of it may fit signatures that the next one would not.
-            yield from map(self._known(train, self._size_of, 0).rows, range(ENOUGH))
+            yield from map(self._orders[0].rows, range(ENOUGH))
             return
         sizes = train.sizes
         line = [[at] for at in sorted(range(len(sizes)), key=sizes.__getitem__)]
@@ -226,7 +228,8 @@ class Plan:
         return PackedOrder(line, width, self.shape.batch_size)
 
     def _widths(self, measured: Measured) -> array[int]:
-        return array("i", map(self._grid.width_of, measured.widths))
+        width_of = {width: self._grid.width_of(width) for width in set(measured.widths)}
+        return array("i", map(width_of.__getitem__, measured.widths))
 
     def _size_of(self, width: int) -> int:
         """Samples in a batch of a width."""
