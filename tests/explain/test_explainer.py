@@ -90,7 +90,8 @@ def test_holes_in_the_heap_are_told_where_the_process_is_too_noisy_to_tell(
         explains.after_step(session, step, reading, trend if step >= 14 else None)
     assert told[0]["kind"] == "native"
     assert "Session.lines" in told[0]["holder"]
-    assert told[0]["mb_per_step"] == pytest.approx(1.0, rel=0.2)
+    # Of which what lies in this process's own free pieces is no growth; 0.1 without the holes.
+    assert 0.5 < told[0]["mb_per_step"] < 1.2
 
 
 def test_many_small_arrays_are_told_as_arrays(told: list[dict[str, Any]]) -> None:
