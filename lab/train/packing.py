@@ -21,6 +21,8 @@ from lab.train.patch import calls_restored, override_call
 # What the logits of a packed sample may differ by from those alone, as a share of the largest.
 TOLERANCES = {mx.float32: 1e-3, mx.float16: 2e-2, mx.bfloat16: 1e-1}
 
+LEAST_ROTATED = 32  # values of a sequence, for CUDA
+
 
 class PackedRows:
     """Runs a model on packed rows; its rotary embeddings are overridden, to do what they did else.
@@ -54,7 +56,12 @@ class PackedRows:
             return call(module, x, **how)
         batch, heads, length, size = x.shape
         tokens = x.transpose(0, 2, 1, 3).reshape(batch * length, heads, 1, size)
-        rotated = call(module, tokens, offset=self._positions.reshape(-1))
+        # MLX's CUDA kernel puts 1,024 pairs of values in a block, of at most 64 sequences. Where a
+        # token has few, zeros follow it: one token a sequence would make more of them.
+        zeros = LEAST_ROTATED // getattr(module, "dims", size) - 1
+        if zeros > 0:
+            tokens = mx.pad(tokens, [(0, 0), (0, 0), (0, zeros), (0, 0)])
+        rotated = call(module, tokens, offset=self._positions.reshape(-1))[:, :, :1]
         return rotated.reshape(batch, length, heads, size).transpose(0, 2, 1, 3)
 
 

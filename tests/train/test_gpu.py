@@ -32,6 +32,8 @@ CASES = {
     "lora-adam-compiled": "adapter=lora optimizer=adam adapter.dropout=0.1 train.compile=true "
     "train.grad_accumulation_steps=2 optimizer.schedule=linear",
     "qlora-adamw": "adapter=qlora optimizer=adamw adapter.dropout=0.1 train.compile=true",
+    # Heads of 16, whose rotation MLX's CUDA kernel does not take one token at a time.
+    "packed": "adapter=full optimizer=adamw train.packing=true model.scratch.num_heads=32",
 }
 
 
