@@ -58,7 +58,8 @@ class PackedRows:
         tokens = x.transpose(0, 2, 1, 3).reshape(batch * length, heads, 1, size)
         # MLX's CUDA kernel puts 1,024 pairs of values in a block, of at most 64 sequences. Where a
         # token has few, zeros follow it: one token a sequence would make more of them.
-        zeros = LEAST_ROTATED // getattr(module, "dims", size) - 1
+        values = getattr(module, "dims", size)
+        zeros = LEAST_ROTATED // 2 ** (values.bit_length() - 1) - 1  # blocks are powers of two
         if zeros > 0:
             tokens = mx.pad(tokens, [(0, 0), (0, 0), (0, zeros), (0, 0)])
         rotated = call(module, tokens, offset=self._positions.reshape(-1))[:, :, :1]
