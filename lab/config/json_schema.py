@@ -1,6 +1,6 @@
 """The config as JSON Schema (draft 2020-12), for editors: every key with its type, range and unit.
 
-Rules between keys (:data:`lab.config.keys.RULES`) are not in it.
+Rules between keys (:data:`lab.config.rules.RULES`) are not in it.
 """
 
 from __future__ import annotations

@@ -20,7 +20,6 @@ from lab.config.keys import Fault as Settings
 from lab.config.keys import Growth
 from lab.config.units import MB
 from lab.data.batches import Batch, Batches
-from lab.faults.truth import TRUTHS
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +77,7 @@ class Fault(ABC):
 
 def build_faults(settings: Settings) -> list[Fault]:
     """The growth modes of a run, for one session."""
-    return [_build(name, g) for name in TRUTHS if (g := getattr(settings, name)) is not None]
+    return [_build(name, growth) for name, growth in settings.growing.items()]
 
 
 def _build(name: str, growth: Growth) -> Fault:

@@ -1,4 +1,4 @@
-"""A run of a known law, the command, and a run's files as rows."""
+"""A run of a known law, and the command."""
 
 from __future__ import annotations
 
@@ -25,10 +25,6 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def lab(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
     monkeypatch.setattr(sys, "argv", ["lab", "whatif", *map(str, words)])
     return cli.main()
-
-
-def lines_of(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def write_lines(path: Path, lines: list[dict[str, Any]]) -> None:

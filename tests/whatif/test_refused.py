@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from lab.whatif.study import study_of
-from tests.whatif.conftest import STEPS, lab, lines_of, write_lines
+from tests.runs import jsonl
+from tests.whatif.conftest import STEPS, lab, write_lines
 from tests.whatif.worlds import World, index_sweep
 
 
@@ -18,7 +19,7 @@ def _by_mlx_lm(folder: Path) -> None:
 
 
 def _sparse(folder: Path) -> None:
-    rows = lines_of(folder / "metrics.jsonl")
+    rows = jsonl(folder / "metrics.jsonl")
     write_lines(folder / "metrics.jsonl", [*rows[:21], rows[-1]])
 
 

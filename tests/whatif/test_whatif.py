@@ -15,8 +15,8 @@ from lab.records.files import RunFiles
 from lab.whatif.command import to_json
 from lab.whatif.recommend import front
 from lab.whatif.study import Study, study_of
-from tests.runs import start
-from tests.whatif.conftest import STEPS, lab, lines_of, write_lines
+from tests.runs import jsonl, start
+from tests.whatif.conftest import STEPS, lab, write_lines
 from tests.whatif.worlds import SAVE_S, STEP_S, World, index_sweep
 
 WITHIN = 0.02  # of the peak
@@ -101,6 +101,7 @@ def test_a_short_run_tells_of_a_long_one(tmp_path: Path) -> None:
     assert "160 steps are recorded; to 640 growth goes on" in study.notes[0]
 
 
+@settings(max_examples=30, deadline=None)
 @given(every=st.integers(1, 2 * STEPS), steps=st.integers(1, 2 * STEPS))
 def test_an_interval_is_counted_exactly(recorded: Path, every: int, steps: int) -> None:
     words = ["reload=interval", f"reload.interval_steps={every}", f"train.steps={steps}"]
@@ -287,7 +288,7 @@ def test_a_live_run_is_read_as_far_as_it_is(tmp_path: Path) -> None:
 def test_memory_that_was_not_read_lies_between_its_neighbours(tmp_path: Path, step: int) -> None:
     settings = {"reload__policy": "interval", "reload__interval_steps": 100}
     run = World(noise=0.0).train(tmp_path, STEPS, **settings)
-    rows = lines_of(tmp_path / "metrics.jsonl")
+    rows = jsonl(tmp_path / "metrics.jsonl")
     rows[step - 1]["memory/process_gb"] = None
     write_lines(tmp_path / "metrics.jsonl", rows)
     words = ["reload=interval", "reload.interval_steps=100"]
@@ -310,7 +311,7 @@ def test_memory_that_was_not_read_lies_between_its_neighbours(tmp_path: Path, st
 )
 def test_a_figure_that_no_run_has_is_none(tmp_path: Path, key: str, value: float) -> None:
     World().train(tmp_path, STEPS)
-    rows = lines_of(tmp_path / "metrics.jsonl")
+    rows = jsonl(tmp_path / "metrics.jsonl")
     for row in rows[50:]:
         row |= {"tokens": 8, "data/padded_fraction": 0.0, key: value}
     write_lines(tmp_path / "metrics.jsonl", rows)
@@ -320,14 +321,14 @@ def test_a_figure_that_no_run_has_is_none(tmp_path: Path, key: str, value: float
 
 def test_an_event_of_a_step_that_no_run_has_is_left_out(tmp_path: Path) -> None:
     World().train(tmp_path, STEPS)
-    events = lines_of(tmp_path / "events.jsonl")
+    events = jsonl(tmp_path / "events.jsonl")
     write_lines(tmp_path / "events.jsonl", [{"event": "reload", "step": -1}, *events])
     assert only(study_of(tmp_path, ["reload=none"])).leaves == []
 
 
 def test_seconds_of_remedies_are_not_those_of_every_step_too(tmp_path: Path) -> None:
     World().train(tmp_path, STEPS)
-    events = lines_of(tmp_path / "events.jsonl")
+    events = jsonl(tmp_path / "events.jsonl")
     remedy = {"event": "remedy", "step": 100, "remedy": "collect", "seconds": 40.0, "time": 1.0}
     for event in events:
         event["time"] += remedy["seconds"]
